@@ -14,13 +14,15 @@ from typing import Any, Literal, TypeVar, Union
 from mutoscope.core.errors import ConfigError
 
 T = TypeVar("T")
+# The key that names a dataclass in plain data: a keyword of the language, so that no field can have that name.
+TAG = "is"
 
 
 def to_plain(value: Any) -> Any:
-    """Dataclasses become dicts, tuples become lists; a dataclass in a union is tagged with its class name."""
+    """Dataclasses become dicts, tuples become lists; a dataclass carries its class name under "is"."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         plain = {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"kind": type(value).__name__, **plain}
+        return {TAG: type(value).__name__, **plain}
     if isinstance(value, (tuple, list)):
         return [to_plain(item) for item in value]
     if value is None or isinstance(value, (str, int, float, bool)):
@@ -60,11 +62,11 @@ def _read(kind: Any, data: Any, where: str) -> Any:
 
 
 def _read_union(kinds: tuple, data: Any, where: str) -> Any:
-    if isinstance(data, dict) and "kind" in data:
-        named = [kind for kind in kinds if dataclasses.is_dataclass(kind) and kind.__name__ == data["kind"]]
+    if isinstance(data, dict) and TAG in data:
+        named = [kind for kind in kinds if dataclasses.is_dataclass(kind) and kind.__name__ == data[TAG]]
         if not named:
             names = [kind.__name__ for kind in kinds if dataclasses.is_dataclass(kind)]
-            raise ConfigError(f"{where} is of kind {data['kind']!r}; allowed: {', '.join(names)}")
+            raise ConfigError(f"{where} is of kind {data[TAG]!r}; allowed: {', '.join(names)}")
         return _read(named[0], data, where)
     reasons = []
     for kind in kinds:
@@ -89,7 +91,7 @@ def _read_dataclass(kind: Any, data: Any, where: str) -> Any:
     if not isinstance(data, dict):
         raise ConfigError(f"{where} is {data!r}; it must be a table of {kind.__name__} fields")
     data = dict(data)
-    named = data.pop("kind", kind.__name__)
+    named = data.pop(TAG, kind.__name__)
     if named != kind.__name__:
         raise ConfigError(f"{where} is of kind {named!r}; it must be {kind.__name__}")
     fields = {field.name: field for field in dataclasses.fields(kind)}

@@ -34,8 +34,7 @@ def optional_import(module: str, *, package: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingPackageError(
-            f"this needs the package '{package}', which is not installed ({error}); "
-            f"install it with: pip install 'mutoscope[{extra}]'"
+            f"this needs the package '{package}', which is not installed ({error}); install it with: pip install 'mutoscope[{extra}]'"
         ) from error
 
 

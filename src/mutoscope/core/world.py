@@ -31,6 +31,10 @@ class ActionSpec:
             raise ConfigError(f"action names must be distinct and at least one, got {self.names}")
         if self.kind == "box" and not (len(self.low) == len(self.high) == len(self.names)):
             raise ConfigError("a box action needs one low and one high per name")
+        if self.kind == "box" and not (np.isfinite((self.low, self.high)).all() and np.less(self.low, self.high).all()):
+            raise ConfigError(
+                f"box limits must be finite with low < high, got {self.low} to {self.high}; wrap the environment to bound them"
+            )
 
     @property
     def dim(self) -> int:

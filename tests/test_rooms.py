@@ -1,0 +1,133 @@
+"""The checks of `make check`: each finds what was planted for it, and finds nothing in the package itself."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+TOOLS = Path(__file__).resolve().parent.parent / "tools"
+
+
+def load_tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+rooms, style = load_tool("check_rooms"), load_tool("check_style")
+
+
+def plant(root: Path, name: str, text: str) -> Path:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_the_package_keeps_to_its_rooms():
+    assert rooms.violations(rooms.SOURCES) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("core/errors.py", "from mutoscope.models import codec", "core imports models (mutoscope.models.codec); it may import: none"),
+        ("train/loop.py", "import mutoscope.serve.app", "train imports serve"),
+        ("serve/app.py", "def f():\n    from mutoscope.evaluate import report", "serve imports evaluate"),
+        ("memory/store.py", "from ..models import attention", "memory imports models"),
+        ("rollout/loop.py", "from .. import train", "rollout imports train"),
+        ("models/codec.py", "from mutoscope import rollout", "models imports rollout"),
+        ("recipes/doom.py", "import importlib\nimportlib.import_module('mutoscope.cli')", "recipes imports cli"),
+        ("data/clips.py", "from mutoscope.commands import record", "data imports cli"),
+        ("memory/policy.py", "import torch", "memory.policy must do without torch"),
+        ("data/batches.py", "import av.video", "data.batches must do without av"),
+        ("cellar/wine.py", "import mutoscope.core", "'cellar' is not a room"),
+    ],
+)
+def test_a_planted_import_is_found(tmp_path, name, text, message):
+    plant(tmp_path, name, text)
+    found = rooms.violations(tmp_path)
+    assert len(found) == 1 and message in found[0] and name in found[0]
+    assert rooms.main(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("train/loop.py", "from mutoscope.rollout import session\nfrom mutoscope import __version__"),
+        ("commands/play.py", "import mutoscope.serve.app\nimport torch"),
+        ("memory/store.py", "import torch\nfrom .ledger import Ledger"),
+        ("data/recorder.py", "import gymnasium"),
+    ],
+)
+def test_an_allowed_import_is_not(tmp_path, name, text):
+    plant(tmp_path, name, text)
+    assert rooms.violations(tmp_path) == []
+    assert rooms.main(tmp_path) == 0
+
+
+def test_the_allowed_imports_have_no_circle():
+    order: list[str] = []
+    while len(order) < len(rooms.ALLOWED):
+        ready = [room for room, below in rooms.ALLOWED.items() if room not in order and below <= set(order)]
+        assert ready, f"a circle among {set(rooms.ALLOWED) - set(order)}"
+        order += ready
+
+
+LONG_FUNCTION = '"""Doc."""\n\n\ndef _f():\n' + "    x = 1\n" * 60
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("src/a.py", '"""Doc."""\n' + "x = 1\n" * 400, "401 lines; at most 400"),
+        ("src/a.py", LONG_FUNCTION, "_f has 61 lines; at most 60"),
+        ("src/utils.py", '"""Doc."""', "'utils' says nothing"),
+        ("src/a.py", '"""Doc."""\nx = getattr(1, "real", 2)', "getattr with a default"),
+        ("src/a.py", '"""Doc."""\nx = torch.load("a")', "weights_only=True"),
+        ("src/a.py", '"""Doc."""\nx = torch.load("a", weights_only=False)', "weights_only=True"),
+        ("src/a.py", '"""Doc."""\nimport pickle', "pickle runs foreign code"),
+        ("src/a.py", "x = 1", "the module has no docstring"),
+        ("src/a.py", '"""Doc."""\ndef f(): ...', "f has no docstring"),
+        ("src/a.py", '"""Doc."""\nclass A:\n    """Doc."""\n    def f(self): ...', "f has no docstring"),
+        ("docs/a.md", "see https://" + "pypi." + "org/simple", "names a registry's host"),
+        ("Makefile", "pip install --extra-index-" + "url somewhere x", "points pip at one registry"),
+        ("docs/a.md", "it lies in /" + "home/alice/x", "absolute path of one machine"),
+    ],
+)
+def test_a_planted_breach_of_style_is_found(tmp_path, name, text, message):
+    plant(tmp_path, name, text)
+    found = style.problems(tmp_path)
+    assert len(found) == 1 and message in found[0] and name in found[0]
+    assert style.main(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("src/a.py", '"""Doc."""\nx = torch.load("a", weights_only=True)\ny = getattr(x, "a")'),
+        ("src/a.py", LONG_FUNCTION.replace("    x = 1\n", "", 1)),
+        ("tests/test_a.py", "def test_a(): ..."),
+        ("src/a.py", '"""Doc."""\nclass A(B):\n    """Doc."""\n    def overridden(self): ...\n    def _private(self): ...'),
+        ("docs/a.md", "a path /tmp/x, a link https://example.org/work/home, the URL /worlds"),
+        ("picture.bin", "\x00 /" + "home/alice"),
+    ],
+)
+def test_what_keeps_to_the_style_is_not(tmp_path, name, text):
+    plant(tmp_path, name, text)
+    assert style.problems(tmp_path) == []
+
+
+def test_the_style_check_sees_what_git_would_track_and_nothing_else(tmp_path):
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    for name in ("new.py", "tracked.py", "ignored.py"):
+        plant(tmp_path, name, "import pickle")
+    plant(tmp_path, ".gitignore", "ignored.py\n")
+    subprocess.run(["git", "add", "tracked.py"], cwd=tmp_path, check=True)
+    assert [line.split(":")[0] for line in style.problems(tmp_path)] == ["new.py", "tracked.py"]
