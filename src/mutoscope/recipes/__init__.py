@@ -1,0 +1,22 @@
+"""Recipes: functions that return one complete, frozen run configuration."""
+
+from collections.abc import Callable
+
+from mutoscope.core.errors import choose
+from mutoscope.recipes.doom import doom, doom_basic, doom_wing
+from mutoscope.recipes.scroll import scroll, scroll_chunk, scroll_smoke
+from mutoscope.train.config import RunConfig
+
+RECIPES: dict[str, Callable[[], RunConfig]] = {
+    "doom": doom,
+    "doom-basic": doom_basic,
+    "doom-wing": doom_wing,
+    "scroll": scroll,
+    "scroll-chunk": scroll_chunk,
+    "scroll-smoke": scroll_smoke,
+}
+
+
+def recipe(name: str) -> RunConfig:
+    """The run configuration of that name."""
+    return choose(RECIPES, name, "recipe")()

@@ -1,0 +1,5 @@
+"""`python -m mutoscope` is `mutoscope`."""
+
+from mutoscope.cli import entry
+
+entry()

@@ -1,0 +1,92 @@
+"""The command line: `mutoscope COMMAND ...`. Help at the top imports nothing heavy; each command is one file in `commands/`."""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from mutoscope import __version__
+from mutoscope.core.errors import MutoscopeError
+
+COMMANDS = {
+    "record": "turn a world, or your own clips, into a data set",
+    "check": "look a data set over: actions, duplicates, frozen clips, actions off by one",
+    "train": "train every stage of a recipe, or resume where it stopped",
+    "evaluate": "score checkpoints side by side on held-out episodes",
+    "generate": "write a video from a checkpoint and an action script",
+    "play": "play a learned world in the browser",
+    "bench": "measure latency and throughput on this machine",
+}
+EXAMPLES = (
+    "mutoscope play",
+    "mutoscope record doom data/doom --episodes 200",
+    "mutoscope check data/doom",
+    "mutoscope train scroll --output runs/scroll",
+    "mutoscope generate runs/scroll/matching --actions 'right*20,down*10' --output walk.mp4",
+)
+SUCCESS, MISTAKE, INTERRUPTED = 0, 2, 130
+
+
+def entry() -> None:
+    """Run the command line of this process and exit with its code."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command. The exit code: 0, what the command returns, 2 for a mistake that was explained, 130 for Ctrl-C."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return SUCCESS
+    if arguments[0] == "--version":
+        print(f"mutoscope {__version__}")
+        return SUCCESS
+    name, *rest = arguments
+    if name not in COMMANDS:
+        return _complain(f"mutoscope: unknown command '{name}'{_suggestion(name)}; known: {', '.join(COMMANDS)}")
+    return run_command(name, importlib.import_module(f"mutoscope.commands.{name}"), rest)
+
+
+def run_command(name: str, command: ModuleType, arguments: Sequence[str]) -> int:
+    """Parse the arguments into the command's `Options` and call its `run`; errors meant for people become one message."""
+    try:
+        return command.run(parse(name, command, arguments))
+    except MutoscopeError as error:
+        return _complain(f"mutoscope {name}: {error}")
+    except KeyboardInterrupt:
+        print(f"\nmutoscope {name}: stopped by Ctrl-C", file=sys.stderr)
+        return INTERRUPTED
+
+
+def parse(name: str, command: ModuleType, arguments: Sequence[str]) -> object:
+    """The command's frozen `Options` from its arguments; wrong arguments end the process with code 2 and a hint."""
+    import tyro
+
+    return tyro.cli(command.Options, prog=f"mutoscope {name}", description=describe(command), args=list(arguments))
+
+
+def describe(command: ModuleType) -> str:
+    """What the command's help says: the first paragraph of its module, then its examples."""
+    return f"{(command.__doc__ or '').strip()}\n\nExamples:\n" + "\n".join(f"  {example}" for example in command.EXAMPLES)
+
+
+def help_text() -> str:
+    """The help of `mutoscope` itself."""
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items())
+    examples = "\n".join(f"  {example}" for example in EXAMPLES)
+    return (
+        "usage: mutoscope COMMAND [OPTIONS]\n\n"
+        "A video diffusion model as a world that answers every key press with the next frame.\n\n"
+        f"commands:\n{rows}\n\nexamples:\n{examples}\n\n'mutoscope COMMAND --help' shows a command's options, with examples."
+    )
+
+
+def _complain(message: str) -> int:
+    print(message, file=sys.stderr)
+    return MISTAKE
+
+
+def _suggestion(name: str) -> str:
+    nearest = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+    return f" (did you mean '{nearest[0]}'?)" if nearest else ""

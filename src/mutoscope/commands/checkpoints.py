@@ -1,0 +1,56 @@
+"""Which checkpoint, and how it is played: what `play`, `generate` and `bench` have in common."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from mutoscope.core.errors import CheckpointError, ConfigError
+from mutoscope.memory.policy import PolicyConfig, policy_by_name
+from mutoscope.models.checkpoint import CheckpointManifest
+from mutoscope.rollout.session import SessionConfig, default_config, with_steps
+
+BUNDLED = Path(__file__).resolve().parent.parent / "bundled"
+MANIFEST = "manifest.json"
+POLICY_HELP = "write it like window=16, sink=2,window=14 or full=200"
+
+
+def bundled_names() -> list[str]:
+    """Names of the checkpoints that come with the package."""
+    return sorted(path.parent.relative_to(BUNDLED).as_posix() for path in BUNDLED.rglob(MANIFEST))
+
+
+def find_checkpoint(name: str) -> Path:
+    """A checkpoint folder from its path, from the folder of its stage in a run, or from a bundled name."""
+    candidates = (Path(name), Path(name) / "checkpoint", BUNDLED / name)
+    for candidate in candidates:
+        if (candidate / MANIFEST).is_file():
+            return candidate
+    inside = sorted(path.parent for path in Path(name).glob(f"*/checkpoint/{MANIFEST}")) if Path(name).is_dir() else []
+    if inside:
+        raise CheckpointError(f"{name} holds several stages; give one of: {', '.join(str(path.parent) for path in inside)}")
+    known = ", ".join(bundled_names()) or "none"
+    raise CheckpointError(f"'{name}' is no checkpoint: neither a folder with {MANIFEST}, nor a bundled world (bundled: {known})")
+
+
+def parse_policy(text: str) -> PolicyConfig:
+    """`window=16`, `sink=2,window=14` or `full=200` -> a memory policy; sizes are frames."""
+    sizes: dict[str, int] = {}
+    for part in text.split(","):
+        name, _, number = part.strip().partition("=")
+        if not (number.isascii() and number.isdigit() and len(number) <= 9) or name in sizes:
+            raise ConfigError(f"memory policy '{text}': '{part.strip()}' is not a name and a number of frames; {POLICY_HELP}")
+        sizes[name] = int(number)
+    kind = next(iter(sizes))
+    if kind == "full":
+        sizes["frames"] = sizes.pop("full")
+    return policy_by_name(kind, **sizes)
+
+
+def session_config(manifest: CheckpointManifest, *, steps: int | None, policy: str | None, seed: int, guidance: float = 1.0) -> SessionConfig:
+    """What the manifest recommends, with the steps and the memory policy that were asked for."""
+    config = default_config(manifest)
+    if steps is not None:
+        config = with_steps(config, steps)
+    if policy is not None:
+        config = replace(config, policy=parse_policy(policy))
+    config.policy.capacity(manifest.chunk_frames)
+    return replace(config, seed=seed, guidance=guidance)

@@ -1,0 +1,88 @@
+"""Write a video from a checkpoint and an action script.
+
+The script is a list of actions with numbers of frames: 'forward*20,left*10' walks for twenty frames and turns for ten;
+'forward+left*5' holds two keys; 'stand' presses nothing. The video begins with the real frames of the chosen start.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from mutoscope.commands.checkpoints import find_checkpoint, session_config
+from mutoscope.commands.script import parse_script
+from mutoscope.core.errors import CheckpointError, ConfigError
+from mutoscope.core.progress import Progress
+from mutoscope.media.video import write_video
+from mutoscope.models.checkpoint import Checkpoint, load_checkpoint
+from mutoscope.rollout.generate import generate
+from mutoscope.rollout.session import SessionConfig
+
+EXAMPLES = (
+    "mutoscope generate runs/doom-basic/matching-2 --actions 'forward*20,left*10' --output walk.mp4",
+    "mutoscope generate runs/scroll/consistency --actions 'right*16,down*16' --steps 4 --start 3 --scale 8",
+    "mutoscope generate runs/doom-basic/matching-2 --actions 'left*200' --policy sink=2,window=6",
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which checkpoint, which actions, and where the video goes."""
+
+    checkpoint: tyro.conf.Positional[str]
+    """A checkpoint folder, a stage's folder in a run, or a bundled name."""
+    actions: str
+    """The action script, such as 'forward*20,left*10'."""
+    output: Path = Path("generated.mp4")
+    """The video file to write."""
+    steps: int | None = None
+    """Denoising steps per frame; default: what the checkpoint was trained for."""
+    policy: str | None = None
+    """Memory policy: window=16, sink=2,window=14 or full=200; default: the one it was trained with."""
+    guidance: float = 1.0
+    """Action guidance of an undistilled teacher; 1 is none."""
+    start: int = 0
+    """Which of the checkpoint's real start clips to begin from."""
+    seed: int = 0
+    """Seed of the noise: the same seed gives the same video."""
+    scale: int = 4
+    """Enlarge each pixel this many times, so that a small world can be looked at."""
+    device: str = "cpu"
+    """Torch device: cpu, cuda, cuda:1, ..."""
+
+
+def run(options: Options) -> int:
+    """Generate and write the video."""
+    if options.scale < 1:
+        raise ConfigError(f"--scale must be at least 1, got {options.scale}")
+    checkpoint = load_checkpoint(find_checkpoint(options.checkpoint), options.device)
+    world = checkpoint.manifest.world
+    script = parse_script(options.actions, world.actions)
+    config = session_config(
+        checkpoint.manifest, steps=options.steps, policy=options.policy, seed=options.seed, guidance=options.guidance
+    )
+    frames = continue_start(checkpoint, config, options.start, script)
+    write_video(options.output, enlarge(frames, options.scale), world.content_rate)
+    print(f"{options.output}: {len(frames)} frames at {world.content_rate:g} frames/s, the first {len(frames) - len(script)} are real")
+    return 0
+
+
+def continue_start(checkpoint: Checkpoint, config: SessionConfig, start: int, script: np.ndarray) -> np.ndarray:
+    """The real frames of start clip `start`, then one generated frame per row of `script` `[n, dim]`: uint8 `[T, H, W, 3]`."""
+    starts = checkpoint.starts
+    if starts is None:
+        raise CheckpointError(f"{checkpoint.path} has no start clips to begin from; train it with this version, or copy starts.safetensors")
+    if not 0 <= start < len(starts.frames):
+        raise ConfigError(f"--start {start} does not exist; this checkpoint has starts 0..{len(starts.frames) - 1}")
+    frames, actions, known = (tensor[start : start + 1].numpy() for tensor in (starts.frames, starts.actions, starts.known))
+    with Progress(len(script), "generating") as bar:
+        made = generate(
+            checkpoint, config, frames=frames, context_actions=actions, known=known, actions=script[None], progress=bar.advance
+        )
+    return np.concatenate([frames[0], made[0]])
+
+
+def enlarge(frames: np.ndarray, scale: int) -> np.ndarray:
+    """Each pixel `scale` times in both directions: `[T, H, W, 3]` -> `[T, scale H, scale W, 3]`."""
+    return frames.repeat(scale, axis=1).repeat(scale, axis=2)

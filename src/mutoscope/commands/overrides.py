@@ -1,0 +1,42 @@
+"""Changes to a recipe from the command line: `model.dim=192 stages.codec.update.updates=100`, checked like the recipe itself."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from mutoscope.core.config import from_plain, to_plain
+from mutoscope.core.errors import ConfigError
+from mutoscope.train.config import RunConfig
+
+
+def override(run: RunConfig, changes: Sequence[str]) -> RunConfig:
+    """The run with every `path=value` applied; a path that does not exist or a value of a wrong type is a ConfigError."""
+    plain = to_plain(run)
+    for change in changes:
+        path, equals, text = change.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"'{change}' is not a change; write it like model.dim=192 or stages.codec.update.updates=100")
+        *outer, last = path.split(".")
+        place = plain
+        for name in outer:
+            place = _enter(place, name, path)
+        _enter(place, last, path)
+        place[last] = _value(text)
+    return from_plain(RunConfig, plain, "recipe")
+
+
+def _enter(place: Any, name: str, path: str) -> Any:
+    """One step down: a key of a table, or the stage of that name in a list."""
+    table = {item["name"]: item for item in place if "name" in item} if isinstance(place, list) else place
+    if not isinstance(table, dict) or name not in table:
+        known = ", ".join(key for key in table if key != "is") if isinstance(table, dict) else "nothing"
+        raise ConfigError(f"unknown key '{name}' in '{path}'; here it knows: {known}")
+    return table[name]
+
+
+def _value(text: str) -> Any:
+    """JSON where it is JSON (numbers, true, null, lists), otherwise the text itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

@@ -1,0 +1,144 @@
+"""Which frames to remember, as integers. No torch here: policies are tested against brute force in microseconds.
+
+Published window sizes count the chunk that is being denoised; so do these.
+Positions are frame indices in time; what attention sees are their differences.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from mutoscope.core.errors import CapacityError, ConfigError, choose
+
+
+@dataclass(frozen=True)
+class Source:
+    """One frame of keys and values that a pass may read: which frame, and at which temporal position it stands."""
+
+    frame: int
+    position: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The frames `start .. start + length - 1` that are denoised together, at positions equal to their indices."""
+
+    start: int
+    length: int
+
+    @property
+    def frames(self) -> range:
+        """Their indices."""
+        return range(self.start, self.start + self.length)
+
+
+class Policy(Protocol):
+    """Decides from integers alone what a chunk's passes may read, for denoising and for its commit alike."""
+
+    def capacity(self, max_chunk: int) -> int:
+        """Slots needed in all, the chunk's own included, when no chunk is longer than `max_chunk`."""
+        ...
+
+    def past(self, chunk: Chunk, remembered: tuple[int, ...]) -> tuple[Source, ...]:
+        """Ordered key sources of `chunk` among the frames still remembered. What it leaves out is evicted for good."""
+        ...
+
+
+@dataclass(frozen=True)
+class Full:
+    """Keep everything up to `frames`; beyond that a CapacityError, never silence."""
+
+    frames: int
+
+    def __post_init__(self) -> None:
+        _at_least_one("frames", self.frames)
+
+    def capacity(self, max_chunk: int) -> int:
+        """As declared."""
+        return self.frames
+
+    def past(self, chunk: Chunk, remembered: tuple[int, ...]) -> tuple[Source, ...]:
+        """Every remembered frame, where it stood."""
+        if len(remembered) + chunk.length > self.frames:
+            raise CapacityError(
+                f"the memory 'full' holds {self.frames} frames and frame {chunk.start + chunk.length - 1} does not fit; "
+                "use 'window' or 'sink' to play on, or declare more frames"
+            )
+        return tuple(Source(frame, frame) for frame in remembered)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Keep the last `window` frames, the chunk being denoised included."""
+
+    window: int
+
+    def __post_init__(self) -> None:
+        _at_least_one("window", self.window)
+
+    def capacity(self, max_chunk: int) -> int:
+        """`window` slots."""
+        return _fits(self.window, max_chunk, "window")
+
+    def past(self, chunk: Chunk, remembered: tuple[int, ...]) -> tuple[Source, ...]:
+        """The newest `window - chunk.length` frames."""
+        keep = self.window - chunk.length
+        return tuple(Source(frame, frame) for frame in (remembered[-keep:] if keep > 0 else ()))
+
+
+@dataclass(frozen=True)
+class SinkWindow:
+    """Keep the first `sink` frames and the last `window`; positions are places in the cache (StreamingLLM; LongLive, 2509.22622).
+
+    Once frames between sink and window are gone, sink i stands right before the window, as if nothing had been
+    there, so that no distance grows beyond sink + window. The window's own positions never change.
+    """
+
+    sink: int
+    window: int
+
+    def __post_init__(self) -> None:
+        _at_least_one("sink", self.sink)
+        _at_least_one("window", self.window)
+
+    def capacity(self, max_chunk: int) -> int:
+        """`sink + window` slots."""
+        return self.sink + _fits(self.window, max_chunk, "sink + window")
+
+    def past(self, chunk: Chunk, remembered: tuple[int, ...]) -> tuple[Source, ...]:
+        """Sinks first, then the newest `window - chunk.length` other frames."""
+        sinks = [frame for frame in remembered if frame < self.sink]
+        others = [frame for frame in remembered if frame >= self.sink]
+        keep = self.window - chunk.length
+        recent = others[-keep:] if keep > 0 else []
+        first = recent[0] if recent else chunk.start
+        moved = [Source(frame, first - len(sinks) + place) for place, frame in enumerate(sinks)]
+        return (*moved, *(Source(frame, frame) for frame in recent))
+
+
+PolicyConfig = Full | Window | SinkWindow
+POLICIES = {"full": Full, "window": Window, "sink": SinkWindow}
+
+
+def policy_by_name(name: str, **sizes: int) -> PolicyConfig:
+    """`policy_by_name("window", window=16)`; unknown names and sizes are a ConfigError that lists the known ones."""
+    kind = choose(POLICIES, name, "memory policy")
+    try:
+        return kind(**sizes)
+    except TypeError as error:
+        raise ConfigError(f"memory policy '{name}' takes {', '.join(kind.__dataclass_fields__)}, got {sizes}") from error
+
+
+def policy_name(policy: PolicyConfig) -> str:
+    """The registry's name of a policy."""
+    return next(name for name, kind in POLICIES.items() if isinstance(policy, kind))
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise ConfigError(f"a memory policy needs {name} of at least 1, got {value}")
+
+
+def _fits(window: int, max_chunk: int, name: str) -> int:
+    if max_chunk > window:
+        raise ConfigError(f"a memory '{name}' of {window} frames cannot hold a chunk of {max_chunk}; make the window longer")
+    return window

@@ -1,0 +1,132 @@
+"""Who sees whom: one object per mode of attention. Each takes a layer's unrotated queries, keys and values.
+
+    WholeClip   every frame sees every frame (bidirectional)
+    CleanHalf   clean chunk b sees the clean sources that the policy gives it, and itself
+    NoisyHalf   noisy chunk b sees the same clean sources, and itself; never another noisy chunk
+    (streaming with memory is rollout.executor.Streaming: the same lists, read from a store)
+
+Chunks are a plain loop over sliced keys: on a CPU it beats a block mask, and it is literally the streaming
+computation. `[batch, head, token, head_dim]` everywhere.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from mutoscope.core.shapes import TokenGrid
+from mutoscope.memory.ledger import ChunkSources
+from mutoscope.models.rope import rotate, rotations
+
+
+class Attend(Protocol):
+    """A mode of self-attention."""
+
+    def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Unrotated `[batch, head, token, head_dim]` three times -> attended values of the same shape."""
+        ...
+
+
+@dataclass
+class WholeClip:
+    """Bidirectional: one softmax over all frames of the clip."""
+
+    rotation: Tensor
+
+    def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        return scaled_dot_product_attention(rotate(queries, self.rotation), rotate(keys, self.rotation), values)
+
+
+@dataclass
+class ClipLayout:
+    """A clip's chunks with their key sources, and the rotations of its frames."""
+
+    chunks: tuple[ChunkSources, ...]
+    grid: TokenGrid
+    head_dim: int
+    device: torch.device
+    rotation: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        frames = sum(chunk.chunk.length for chunk in self.chunks)
+        self.rotation = rotations(torch.arange(frames, device=self.device), self.grid, self.head_dim)
+
+    def span(self, start: int, stop: int) -> slice:
+        """Token range of frames start .. stop - 1."""
+        return slice(start * self.grid.tokens, stop * self.grid.tokens)
+
+    def gather(self, chunk: ChunkSources, original: Tensor, rotated: Tensor, values: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The past keys and values of a chunk as pieces: slices where frames stand in a row, re-rotated where they moved."""
+        keys, picked = [], []
+        for start, stop, offset in _runs(chunk):
+            span = self.span(start, stop)
+            if offset == 0:
+                keys.append(rotated[:, :, span])
+            else:
+                moved = rotations(torch.arange(start + offset, stop + offset, device=self.device), self.grid, self.head_dim)
+                keys.append(rotate(original[:, :, span], moved))
+            picked.append(values[:, :, span])
+        return keys, picked
+
+
+@dataclass
+class Context:
+    """Per layer: unrotated keys, rotated keys and values of the clean half."""
+
+    layers: list[tuple[Tensor, Tensor, Tensor]]
+
+    def detach(self) -> "Context":
+        """Without gradient."""
+        return Context([(original.detach(), rotated.detach(), values.detach()) for original, rotated, values in self.layers])
+
+
+class CleanHalf:
+    """The commit passes of a whole clip at once; collects the context that the noisy half reads."""
+
+    def __init__(self, layout: ClipLayout) -> None:
+        self.layout = layout
+        self.context = Context([])
+
+    def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        rotated = rotate(keys, self.layout.rotation)
+        self.context.layers.append((keys, rotated, values))
+        return _attend_chunks(self.layout, rotate(queries, self.layout.rotation), (rotated, values), (keys, rotated, values))
+
+
+@dataclass
+class NoisyHalf:
+    """The denoising passes of a whole clip at once, each chunk given its clean past."""
+
+    layout: ClipLayout
+    context: Context
+
+    def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        rotated = rotate(keys, self.layout.rotation)
+        return _attend_chunks(self.layout, rotate(queries, self.layout.rotation), (rotated, values), self.context.layers[layer])
+
+
+def _attend_chunks(
+    layout: ClipLayout, queries: Tensor, own: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor, Tensor]
+) -> Tensor:
+    outputs = []
+    for chunk in layout.chunks:
+        span = layout.span(chunk.chunk.start, chunk.chunk.start + chunk.chunk.length)
+        keys, values = layout.gather(chunk, *past)
+        keys.append(own[0][:, :, span])
+        values.append(own[1][:, :, span])
+        outputs.append(scaled_dot_product_attention(queries[:, :, span], torch.cat(keys, dim=2), torch.cat(values, dim=2)))
+    return torch.cat(outputs, dim=2)
+
+
+def _runs(chunk: ChunkSources) -> list[tuple[int, int, int]]:
+    """Sources as runs (start, stop, position - frame) of neighbouring frames that moved alike."""
+    runs: list[tuple[int, int, int]] = []
+    for source in chunk.sources:
+        offset = source.position - source.frame
+        if runs and runs[-1][1] == source.frame and runs[-1][2] == offset:
+            runs[-1] = (runs[-1][0], source.frame + 1, offset)
+        else:
+            runs.append((source.frame, source.frame + 1, offset))
+    return runs

@@ -1,0 +1,187 @@
+"""Checkpoints: a folder with a manifest, weights as safetensors, the codec, and real clips to start from.
+
+    manifest.json        who made it, from what, and how it wants to be used
+    model.safetensors    the raw weights; average.safetensors their exponential moving average, which is played
+    codec.safetensors    the codec's weights and latent statistics
+    starts.safetensors   (optional) real context clips: frames uint8, actions float32
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from mutoscope.core.config import from_plain, to_plain
+from mutoscope.core.errors import CheckpointError, ConfigError
+from mutoscope.core.files import hash_file, read_json, write_bytes, write_json
+from mutoscope.core.world import WorldSpec
+from mutoscope.memory.policy import PolicyConfig
+from mutoscope.models.codec import ConvCodec, ConvCodecConfig
+from mutoscope.models.transformer import TransformerConfig, VideoTransformer
+
+FORMAT_VERSION = 1
+StageName = Literal["codec", "bidirectional", "autoregressive", "ode", "consistency", "matching"]
+
+
+@dataclass(frozen=True)
+class CheckpointManifest:
+    """Everything that the next stage or a player must know and check."""
+
+    format_version: int
+    stage: StageName
+    world: WorldSpec
+    codec: ConvCodecConfig
+    model: TransformerConfig | None
+    codec_hash: str
+    memory: PolicyConfig | None
+    chunk_frames: int
+    clip_frames: int
+    shift: float
+    teacher_steps: int
+    student_steps: int
+    first_chunk_steps: int
+    distilled_guidance: float
+    action_dropout: float
+    precision: str
+    updates: int
+    parents: tuple[str, ...]
+    recipe: str
+    recipe_hash: str
+    latent_mean: tuple[float, ...]
+    latent_std: tuple[float, ...]
+    conditions: tuple[str, ...] = ("actions",)
+    memory_modules: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Starts:
+    """Real clips that a rollout may begin from: frames uint8 `[N, c, H, W, 3]`, actions float32 `[N, c, A]`, known bool `[N, c]`."""
+
+    frames: Tensor
+    actions: Tensor
+    known: Tensor
+
+
+@dataclass
+class Checkpoint:
+    """A loaded checkpoint. `model` holds the averaged weights, in evaluation mode and without gradient."""
+
+    path: Path
+    manifest: CheckpointManifest
+    model: VideoTransformer
+    codec: ConvCodec
+    starts: Starts | None
+
+    @property
+    def hash(self) -> str:
+        """Names these weights in the manifests of their children."""
+        return hash_file(self.path / "average.safetensors")[:16]
+
+
+def save_checkpoint(
+    path: Path, manifest: CheckpointManifest, *, model: nn.Module | None, average: nn.Module | None, codec: nn.Module, starts: Starts | None
+) -> None:
+    """Write a checkpoint folder; the manifest comes last, so that a folder with a manifest is whole."""
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "manifest.json").unlink(missing_ok=True)
+    for name, module in (("model", model), ("average", average), ("codec", codec)):
+        if module is not None:
+            write_bytes(path / f"{name}.safetensors", save({key: value.contiguous() for key, value in module.state_dict().items()}))
+    if starts is not None:
+        tensors = {"frames": starts.frames, "actions": starts.actions, "known": starts.known}
+        write_bytes(path / "starts.safetensors", save(tensors))
+    write_json(path / "manifest.json", to_plain(manifest))
+
+
+def read_manifest(path: Path) -> CheckpointManifest:
+    """The manifest of a checkpoint folder; other formats and unknown fields are a CheckpointError."""
+    path = Path(path)
+    if not path.is_dir():
+        raise CheckpointError(f"{path} is not a checkpoint folder (a folder with manifest.json and *.safetensors)")
+    plain = read_json(path / "manifest.json", CheckpointError)
+    version = plain.get("format_version") if isinstance(plain, dict) else None
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{path} has checkpoint format {version!r}; this version of mutoscope reads format {FORMAT_VERSION}")
+    try:
+        return from_plain(CheckpointManifest, plain, "manifest")
+    except ConfigError as error:
+        raise CheckpointError(f"{path / 'manifest.json'} does not fit: {error}") from error
+
+
+def load_codec(path: Path, device: torch.device | str = "cpu") -> tuple[CheckpointManifest, ConvCodec]:
+    """The codec of any checkpoint folder, frozen."""
+    manifest = read_manifest(path)
+    codec = ConvCodec(manifest.codec)
+    load_weights(codec, Path(path) / "codec.safetensors")
+    return manifest, freeze(codec.to(device))
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
+    """Load a model to play or evaluate: the averaged weights, the codec and the starts."""
+    path = Path(path)
+    manifest, codec = load_codec(path, device)
+    if manifest.model is None:
+        raise CheckpointError(f"{path} is a '{manifest.stage}' checkpoint and holds no video model; give one of a later stage")
+    model = VideoTransformer(manifest.model)
+    load_weights(model, path / "average.safetensors")
+    return Checkpoint(path, manifest, freeze(model.to(device)), codec, load_starts(path / "starts.safetensors"))
+
+
+def load_starts(path: Path) -> Starts | None:
+    """Start clips, or None where the checkpoint has none."""
+    if not path.is_file():
+        return None
+    tensors = read_tensors(path)
+    return Starts(tensors["frames"], tensors["actions"], tensors["known"])
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """A safetensors file as float32 (halves are widened) or integer tensors; a broken one is a CheckpointError."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; the checkpoint is not whole")
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is corrupt ({error}); copy or train it again") from error
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load a module's weights; missing, extra, mis-shaped keys and NaN are named in the error."""
+    tensors, wanted = read_tensors(path), module.state_dict()
+    problems = [f"missing {name}" for name in sorted(set(wanted) - set(tensors))]
+    problems += [f"unexpected {name}" for name in sorted(set(tensors) - set(wanted))]
+    for name in sorted(set(wanted) & set(tensors)):
+        if tensors[name].shape != wanted[name].shape:
+            problems.append(f"{name} is {tuple(tensors[name].shape)}, needed {tuple(wanted[name].shape)}")
+        elif not torch.isfinite(tensors[name]).all():
+            problems.append(f"{name} holds NaN or infinity")
+    if problems:
+        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise CheckpointError(f"{path} does not fit the model: {'; '.join(problems[:8])}{more}")
+    module.load_state_dict(tensors)
+
+
+def freeze(module):
+    """The module in evaluation mode and without gradient."""
+    return module.eval().requires_grad_(False)
+
+
+def export_checkpoint(source: Path, target: Path) -> None:
+    """A copy to ship: averaged weights and codec in half precision, no raw weights."""
+    source, target = Path(source), Path(target)
+    manifest = read_manifest(source)
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("average", "codec"):
+        tensors = {key: value.half() if value.is_floating_point() else value for key, value in read_tensors(source / f"{name}.safetensors").items()}
+        write_bytes(target / f"{name}.safetensors", save(tensors))
+    if (source / "starts.safetensors").is_file():
+        shutil.copyfile(source / "starts.safetensors", target / "starts.safetensors")
+    write_json(target / "manifest.json", to_plain(manifest))

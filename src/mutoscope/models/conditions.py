@@ -1,0 +1,52 @@
+"""What a frame is told: one typed value for all conditions, with their nulls."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Conditions of a clip.
+
+    actions  `[batch, frame, temporal_stride, action]` float: the actions that led to each pixel frame of a frame
+    known    `[batch, frame]` bool: False puts the learned null in place of the frame's actions
+    text     `[batch, token, text_dim]` float: prompt embedding; a model without text takes a width of 0
+    """
+
+    actions: Tensor
+    known: Tensor
+    text: Tensor
+
+    def frames(self, start: int, stop: int) -> "Conditions":
+        """Those of frames start .. stop - 1."""
+        return replace(self, actions=self.actions[:, start:stop], known=self.known[:, start:stop])
+
+    def rows(self, index: slice) -> "Conditions":
+        """Those of some rows of the batch."""
+        return Conditions(self.actions[index], self.known[index], self.text[index])
+
+    def without_actions(self) -> "Conditions":
+        """The null condition of guidance: no action is known."""
+        return replace(self, known=torch.zeros_like(self.known))
+
+    def drop_actions(self, keep: Tensor) -> "Conditions":
+        """Null the actions of the batch rows where `keep` `[batch]` is False (guidance dropout)."""
+        return replace(self, known=self.known & keep[:, None])
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> "Conditions":
+        """On a device, floats in a type."""
+        return Conditions(self.actions.to(device, dtype), self.known.to(device), self.text.to(device, dtype))
+
+
+def action_conditions(actions: Tensor, known: Tensor) -> Conditions:
+    """Conditions of a world without text."""
+    return Conditions(actions, known, actions.new_zeros(actions.shape[0], 0, 0))
+
+
+def join(first: Conditions, second: Conditions) -> Conditions:
+    """Two stretches of the same clip, one after the other."""
+    return Conditions(
+        torch.cat([first.actions, second.actions], dim=1), torch.cat([first.known, second.known], dim=1), first.text
+    )

@@ -1,0 +1,70 @@
+"""The ways to run the transformer on a whole clip: different algorithms are different functions.
+
+Streaming, frame by frame with memory, is rollout.executor.
+"""
+
+import torch
+from torch import Tensor
+
+from mutoscope.memory.ledger import layout
+from mutoscope.memory.policy import Policy
+from mutoscope.models.attention import CleanHalf, ClipLayout, Context, NoisyHalf, WholeClip
+from mutoscope.models.conditions import Conditions
+from mutoscope.models.rope import rotations
+from mutoscope.models.transformer import VideoTransformer
+
+
+def bidirectional(model: VideoTransformer, latents: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
+    """Velocity of a whole noisy clip `[B, F, C, H, W]`, every frame seeing every frame; sigma `[B, F]`."""
+    positions = torch.arange(latents.shape[1], device=latents.device)
+    rotation = rotations(positions, model.config.grid, model.config.head_dim)
+    return model(latents, sigma, conditions, WholeClip(rotation))
+
+
+def clip_layout(model: VideoTransformer, policy: Policy, lengths: tuple[int, ...], device: torch.device | str) -> ClipLayout:
+    """The chunks of a clip with the key sources that `policy` gives each: the lists that streaming uses too."""
+    return ClipLayout(layout(policy, lengths), model.config.grid, model.config.head_dim, torch.device(device))
+
+
+def encode_context(model: VideoTransformer, clean: Tensor, conditions: Conditions, clip: ClipLayout) -> Context:
+    """The clean half of teacher forcing: every chunk's commit pass (sigma 0) at once, as keys and values per layer."""
+    half = CleanHalf(clip)
+    model(clean, clean.new_zeros(clean.shape[:2]), conditions, half)
+    return half.context
+
+
+def denoise_given_context(
+    model: VideoTransformer, noisy: Tensor, sigma: Tensor, conditions: Conditions, clip: ClipLayout, context: Context
+) -> Tensor:
+    """The noisy half of teacher forcing: velocity of every chunk given its clean past, all at once."""
+    return model(noisy, sigma, conditions, NoisyHalf(clip, context))
+
+
+def teacher_forced(
+    model: VideoTransformer,
+    clean: Tensor,
+    noisy: Tensor,
+    sigma: Tensor,
+    clean_conditions: Conditions,
+    noisy_conditions: Conditions,
+    clip: ClipLayout,
+) -> Tensor:
+    """Velocity of the noisy half of `[clean | noisy]`; gradient flows through the clean half's keys and values.
+
+    Guidance nulls the noisy half's conditions alone: the past keeps its actions, so that one cache serves both branches.
+    """
+    context = encode_context(model, clean, clean_conditions, clip)
+    return denoise_given_context(model, noisy, sigma, noisy_conditions, clip, context)
+
+
+def replay(
+    model: VideoTransformer, clean: Tensor, noisy: Tensor, sigma: Tensor, conditions: Conditions, clip: ClipLayout
+) -> Tensor:
+    """Teacher forcing with the clean half detached: the gradient pass of a rollout, exact and in parallel.
+
+    `clean` are the rollout's committed frames and `noisy`, `sigma` its exit-step inputs; the result equals what the
+    rollout's exit steps gave, and its gradient equals autograd through the rollout with a detached cache.
+    """
+    with torch.no_grad():
+        context = encode_context(model, clean, conditions, clip)
+    return denoise_given_context(model, noisy, sigma, conditions, clip, context)

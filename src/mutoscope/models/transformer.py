@@ -1,0 +1,236 @@
+"""The causal video transformer: Wan 2.1's layers (arXiv 2503.20314), with a noise level and conditions per frame.
+
+The dimensions come from the config; the tiny world model and Wan 2.1 are two values of it. Module names are
+those of the published Wan checkpoints. The block knows nothing about time: who sees whom is the `attend` that
+is passed in (models.attention), so that training and play run the very same layers.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
+
+from mutoscope.core.errors import ConfigError
+from mutoscope.core.shapes import LatentShape, TokenGrid, token_grid
+from mutoscope.memory.policy import PolicyConfig
+from mutoscope.memory.store import CacheSpec
+from mutoscope.models.attention import Attend
+from mutoscope.models.conditions import Conditions
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Dimensions. `action_dim` and `text_dim` of 0 leave those inputs out; `temporal_stride` is the codec's."""
+
+    latent: LatentShape
+    dim: int
+    ffn_dim: int
+    num_heads: int
+    num_layers: int
+    patch: int = 1
+    freq_dim: int = 256
+    action_dim: int = 0
+    temporal_stride: int = 1
+    text_dim: int = 0
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if self.dim % self.num_heads:
+            raise ConfigError(f"dim {self.dim} does not divide into {self.num_heads} heads")
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one head."""
+        return self.dim // self.num_heads
+
+    @property
+    def grid(self) -> TokenGrid:
+        """Tokens of one frame."""
+        return token_grid(self.latent, self.patch)
+
+    def cache(self, policy: PolicyConfig, max_chunk: int, rows: int = 1) -> CacheSpec:
+        """The cache that this model needs under a policy."""
+        return CacheSpec(self.num_layers, self.num_heads, self.head_dim, self.grid.tokens, policy, max_chunk, rows)
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean x^2 + eps) * weight, over all heads' channels together (as Wan norms queries and keys)."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., dim]` -> the same."""
+        return nn.functional.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    """Projections of an attention layer; `heads` folds `[B, N, dim]` into `[B, head, N, head_dim]`."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.q, self.k = nn.Linear(config.dim, config.dim), nn.Linear(config.dim, config.dim)
+        self.v, self.o = nn.Linear(config.dim, config.dim), nn.Linear(config.dim, config.dim)
+        self.norm_q, self.norm_k = RMSNorm(config.dim, config.eps), RMSNorm(config.dim, config.eps)
+
+    def heads(self, x: Tensor) -> Tensor:
+        """`[B, N, dim]` -> `[B, head, N, head_dim]`."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def self_attention(self, x: Tensor, layer: int, attend: Attend) -> Tensor:
+        """Queries, keys and values of x, attended as the mode says, projected out."""
+        queries, keys = self.heads(self.norm_q(self.q(x))), self.heads(self.norm_k(self.k(x)))
+        return self.o(attend(layer, queries, keys, self.heads(self.v(x))).transpose(1, 2).flatten(2))
+
+    def cross_attention(self, x: Tensor, text: Tensor) -> Tensor:
+        """Tokens of x read the text tokens `[B, L, dim]`."""
+        queries, keys = self.heads(self.norm_q(self.q(x))), self.heads(self.norm_k(self.k(text)))
+        return self.o(scaled_dot_product_attention(queries, keys, self.heads(self.v(text))).transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Modulated self-attention, optional cross-attention to text, modulated feed-forward."""
+
+    def __init__(self, config: TransformerConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.eps, self.dim = layer, config.eps, config.dim
+        self.self_attn = Attention(config)
+        if config.text_dim:
+            self.cross_attn = Attention(config)
+            self.norm3 = nn.LayerNorm(config.dim, config.eps)
+        self.ffn = nn.Sequential(
+            nn.Linear(config.dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, config.dim)
+        )
+        self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
+
+    def forward(self, x: Tensor, modulation: Tensor, text: Tensor, attend: Attend) -> Tensor:
+        """x `[B, F, T, dim]`, modulation `[B, F, 6, dim]`, text `[B, L, dim]` (L = 0: no text)."""
+        batch, frames, tokens, dim = x.shape
+        shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.modulation)[:, :, :, None].unbind(2)
+        normed = torch.addcmul(shift1, layer_norm(x, (dim,), eps=self.eps), 1 + scale1)
+        attended = self.self_attn.self_attention(normed.flatten(1, 2), self.layer, attend)
+        x = torch.addcmul(x, attended.view(batch, frames, tokens, dim), gate1)
+        if text.shape[1]:
+            flat = x.flatten(1, 2)
+            x = (flat + self.cross_attn.cross_attention(self.norm3(flat), text)).view_as(x)
+        normed = torch.addcmul(shift2, layer_norm(x, (dim,), eps=self.eps), 1 + scale2)
+        return torch.addcmul(x, self.ffn(normed), gate2)
+
+
+class Head(nn.Module):
+    """Modulated norm and projection to patches."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.eps = config.eps
+        self.head = nn.Linear(config.dim, config.latent.channels * config.patch**2)
+        self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """x `[B, F, T, dim]`, embedding `[B, F, dim]` -> `[B, F, T, patch * patch * channels]`."""
+        shift, scale = (embedding[:, :, None] + self.modulation)[:, :, :, None].unbind(2)
+        return self.head(torch.addcmul(shift, layer_norm(x, (x.shape[-1],), eps=self.eps), 1 + scale))
+
+
+class ActionEmbedding(nn.Module):
+    """Actions of a frame, or a learned null where none is known, as one vector added to the time embedding."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(config.temporal_stride * config.action_dim, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim)
+        )
+        self.null = nn.Parameter(torch.zeros(config.dim))
+
+    def forward(self, conditions: Conditions) -> Tensor:
+        """Conditions of `[B, F]` frames -> `[B, F, dim]`."""
+        return torch.where(conditions.known[..., None], self.net(conditions.actions.flatten(2)), self.null)
+
+
+class VideoTransformer(nn.Module):
+    """Predicts velocity for noisy latents; whole-clip, teacher-forced and streaming use differ only in `attend`."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim, patch = config.dim, (1, config.patch, config.patch)
+        self.patch_embedding = nn.Conv3d(config.latent.channels, dim, kernel_size=patch, stride=patch)
+        self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        if config.text_dim:
+            self.text_embedding = nn.Sequential(nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
+        if config.action_dim:
+            self.action_embedding = ActionEmbedding(config)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.head = Head(config)
+
+    def initialise(self, generator: torch.Generator) -> "VideoTransformer":
+        """Fresh weights from a named generator: Xavier for matrices, zero biases, a zero output head (so velocity starts at 0)."""
+        for name, parameter in self.named_parameters():
+            if name.endswith("modulation"):
+                nn.init.normal_(parameter, std=self.config.dim**-0.5, generator=generator)
+            elif parameter.ndim >= 2:
+                flat = parameter.data.flatten(1)
+                nn.init.xavier_uniform_(flat, generator=generator)
+            elif name.endswith("bias") or name.endswith("null"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.ones_(parameter)
+        for index in (0, 2):
+            nn.init.normal_(self.time_embedding[index].weight, std=0.02, generator=generator)
+        nn.init.zeros_(self.head.head.weight)
+        return self
+
+    def forward(self, latents: Tensor, sigma: Tensor, conditions: Conditions, attend: Attend) -> Tensor:
+        """latents `[B, F, C, H, W]`, sigma `[B, F]` -> velocity of the latents' shape."""
+        self._check(latents, sigma, conditions)
+        embedding = self.time_embedding(sinusoids(1000 * sigma, self.config.freq_dim).to(latents.dtype))
+        if self.config.action_dim:
+            embedding = embedding + self.action_embedding(conditions)
+        modulation = self.time_projection(embedding).unflatten(-1, (6, -1))
+        text = self.text_embedding(conditions.text) if self.config.text_dim else latents.new_zeros(latents.shape[0], 0, 0)
+        x = self.embed_patches(latents)
+        for block in self.blocks:
+            x = block(x, modulation, text, attend)
+        return self.join_patches(self.head(x, embedding))
+
+    def embed_patches(self, latents: Tensor) -> Tensor:
+        """`[B, F, C, H, W]` -> `[B, F, tokens, dim]`: the patch convolution written as one matrix product."""
+        batch, frames, channels, _, _ = latents.shape
+        grid, patch = self.config.grid, self.config.patch
+        cut = latents.view(batch, frames, channels, grid.height, patch, grid.width, patch)
+        cut = cut.permute(0, 1, 3, 5, 2, 4, 6).reshape(batch, frames, grid.tokens, channels * patch * patch)
+        return linear(cut, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+
+    def join_patches(self, x: Tensor) -> Tensor:
+        """`[B, F, tokens, patch * patch * C]` (Wan's order: channels last) -> `[B, F, C, H, W]`."""
+        batch, frames, _, _ = x.shape
+        grid, patch, channels = self.config.grid, self.config.patch, self.config.latent.channels
+        x = x.view(batch, frames, grid.height, grid.width, patch, patch, channels)
+        return x.permute(0, 1, 6, 2, 4, 3, 5).reshape(batch, frames, channels, grid.height * patch, grid.width * patch)
+
+    def _check(self, latents: Tensor, sigma: Tensor, conditions: Conditions) -> None:
+        config = self.config
+        latent = (config.latent.channels, config.latent.height, config.latent.width)
+        if latents.ndim != 5 or tuple(latents.shape[2:]) != latent:
+            raise ConfigError(f"latents are {tuple(latents.shape)}; this model takes [batch, frame, {', '.join(map(str, latent))}]")
+        if sigma.shape != latents.shape[:2]:
+            raise ConfigError(f"sigma is {tuple(sigma.shape)}; it must be one level per frame, {tuple(latents.shape[:2])}")
+        actions = (*latents.shape[:2], config.temporal_stride, config.action_dim)
+        if config.action_dim and tuple(conditions.actions.shape) != actions:
+            raise ConfigError(f"actions are {tuple(conditions.actions.shape)}; they must be {actions}")
+
+
+def sinusoids(positions: Tensor, dim: int) -> Tensor:
+    """cos then sin of position * 10000^(-i / (dim / 2)), `[..., dim]`, computed in float64 as Wan does."""
+    half = dim // 2
+    exponents = torch.arange(half, dtype=torch.float64, device=positions.device) / half
+    angles = positions.to(torch.float64)[..., None] * torch.exp(-math.log(10_000.0) * exponents)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+

@@ -1,0 +1,156 @@
+"""Runs a list of passes as one forward. A pass is all that one call of the network needs to know about one group of rows."""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from mutoscope.core.errors import ConfigError
+from mutoscope.memory.ledger import ChunkPlan
+from mutoscope.memory.store import MemoryStore
+from mutoscope.models.conditions import Conditions
+from mutoscope.models.rope import rotate, rotations
+from mutoscope.models.transformer import VideoTransformer
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One chunk of `rows` of a store at one noise level: latents `[row, frame, C, H, W]`, sigma a float for all of them.
+
+    Every pass writes its keys and values into the chunk's own slots; the last one, at sigma 0, is the commit.
+    """
+
+    store: MemoryStore
+    rows: slice
+    plan: ChunkPlan
+    latents: Tensor
+    sigma: float
+    conditions: Conditions
+
+
+Planner = Generator[Pass, Tensor, Tensor]
+"""Yields passes, is sent their velocities, returns the chunk's clean latents."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A pass's place in the batch, with its rotation and the tokens that it reads."""
+
+    batch: slice
+    item: Pass
+    rotation: Tensor
+    reads: int
+    hidden: Tensor | None
+
+    @property
+    def first_row(self) -> int:
+        """Its first row in the store."""
+        return self.item.rows.start
+
+
+class Streaming:
+    """Attention over a store: write the chunk's keys and values into its slots, read the slots as views. Nothing is copied."""
+
+    def __init__(self, segments: list[Segment]) -> None:
+        self.segments = segments
+
+    def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        outputs = [self._attend(layer, segment, queries, keys, values) for segment in self.segments]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _attend(self, layer: int, segment: Segment, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        store, rows, part = segment.item.store, segment.item.rows, segment.batch
+        store.write(layer, rows, segment.item.plan.write_slots, keys[part], rotate(keys[part], segment.rotation), values[part])
+        past_keys, past_values = store.keys[layer, rows, :, : segment.reads], store.values[layer, rows, :, : segment.reads]
+        return scaled_dot_product_attention(rotate(queries[part], segment.rotation), past_keys, past_values, attn_mask=segment.hidden)
+
+
+@dataclass(frozen=True)
+class Executor:
+    """A model and the way to run passes through it. Runs without gradient: training's gradient pass is a replay."""
+
+    model: VideoTransformer
+
+    @torch.no_grad()
+    def run(self, passes: Sequence[Pass]) -> list[Tensor]:
+        """The velocity of every pass. All chunks must be of one length; each pass has a store or rows of its own."""
+        if len({item.plan.chunk.length for item in passes}) != 1:
+            raise ConfigError("passes of different chunk lengths cannot share a forward")
+        _check_apart(passes)
+        segments, first = [], 0
+        for item in passes:
+            place_moved(self.model, item)
+            size = item.latents.shape[0]
+            segments.append(self._segment(item, slice(first, first + size)))
+            first += size
+        latents = torch.cat([item.latents for item in passes]) if len(passes) > 1 else passes[0].latents
+        sigma = torch.cat([torch.full(item.latents.shape[:2], item.sigma) for item in passes]).to(latents)
+        velocity = self.model(latents, sigma, _stack([item.conditions for item in passes]), Streaming(segments))
+        return [velocity[segment.batch] for segment in segments]
+
+    def _segment(self, item: Pass, batch: slice) -> Segment:
+        config, device = self.model.config, item.latents.device
+        positions = torch.tensor(list(item.plan.chunk.frames), device=device)
+        slots = item.plan.read_slots
+        highest = max(slots) + 1
+        hidden = None if len(slots) == highest else slot_mask(slots, highest, config.grid.tokens, device)
+        return Segment(batch, item, rotations(positions, config.grid, config.head_dim), highest * config.grid.tokens, hidden)
+
+
+def slot_mask(slots: tuple[int, ...], highest: int, tokens: int, device: torch.device) -> Tensor:
+    """True for the tokens of the slots to be read, `[1, highest * tokens]`, where unread slots lie between them."""
+    mask = torch.zeros(highest, dtype=torch.bool)
+    mask[list(slots)] = True
+    return mask.repeat_interleave(tokens)[None].to(device)
+
+
+def place_moved(model: VideoTransformer, item: Pass) -> None:
+    """Rotate sinks that now stand elsewhere, in all layers at once, from their originals; note where everything stands."""
+    store, config, rows = item.store, model.config, range(*item.rows.indices(item.store.spec.rows))
+    for slot, position in store.moved(rows[0], item.plan):
+        rotation = rotations(torch.tensor([position], device=store.keys.device), config.grid, config.head_dim)
+        span = store.span(slot)
+        store.keys[:, item.rows, :, span] = rotate(store.originals[:, item.rows, :, span], rotation)
+    for row in rows:
+        store.note_positions(row, item.plan)
+
+
+def drive(executor: Executor, planners: Sequence[Planner]) -> list[Tensor]:
+    """The one loop: collect the next pass of every planner, run those of equal chunk length together, hand back velocities."""
+    results: dict[int, Tensor] = {}
+    waiting = {index: next(planner) for index, planner in enumerate(planners)}
+    while waiting:
+        by_length: dict[int, list[int]] = {}
+        for index, item in waiting.items():
+            by_length.setdefault(item.plan.chunk.length, []).append(index)
+        answers: dict[int, Tensor] = {}
+        for indices in by_length.values():
+            answers.update(zip(indices, executor.run([waiting[index] for index in indices]), strict=True))
+        waiting = {}
+        for index, velocity in answers.items():
+            try:
+                waiting[index] = planners[index].send(velocity)
+            except StopIteration as finished:
+                results[index] = finished.value
+    return [results[index] for index in range(len(planners))]
+
+
+def _check_apart(passes: Sequence[Pass]) -> None:
+    seen: list[tuple[int, int]] = []
+    for item in passes:
+        rows = [(id(item.store), row) for row in range(*item.rows.indices(item.store.spec.rows))]
+        if len(rows) != item.latents.shape[0]:
+            raise ConfigError(f"a pass has latents for {item.latents.shape[0]} rows but names {len(rows)}")
+        if set(rows) & set(seen):
+            raise ConfigError("two passes of one forward write to the same row of a store")
+        seen += rows
+
+
+def _stack(conditions: list[Conditions]) -> Conditions:
+    if len(conditions) == 1:
+        return conditions[0]
+    parts = [(item.actions, item.known, item.text) for item in conditions]
+    actions, known, text = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    return Conditions(actions, known, text)

@@ -1,0 +1,40 @@
+"""Open-loop generation: a batch of continuations under given actions. What evaluation and sample videos use."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from mutoscope.core.errors import ConfigError
+from mutoscope.core.streams import derive_seed
+from mutoscope.models.checkpoint import Checkpoint
+from mutoscope.rollout.session import Session, SessionConfig
+
+
+def generate(
+    checkpoint: Checkpoint,
+    config: SessionConfig,
+    *,
+    frames: np.ndarray,
+    context_actions: np.ndarray,
+    known: np.ndarray,
+    actions: np.ndarray,
+    progress: Callable[[int], None] = lambda frames: None,
+) -> np.ndarray:
+    """Continue real clips.
+
+    frames uint8 `[B, c, H, W, 3]`, context_actions float `[B, c, A]`, known bool `[B, c]`, actions float `[B, n, A]`
+    -> uint8 `[B, n, H, W, 3]`. Row i is the same whatever rows stand beside it. `progress` is called with the
+    frames made by each chunk.
+    """
+    batch, length = actions.shape[:2]
+    chunk = checkpoint.manifest.chunk_frames
+    if frames.shape[:2] != context_actions.shape[:2] or frames.shape[0] != batch or frames.shape[1] < 1:
+        raise ConfigError(f"frames {frames.shape[:2]}, context actions {context_actions.shape[:2]} and {batch} action rows do not belong together")
+    session = Session(checkpoint, config, rows=batch)
+    session.reset_from(frames, context_actions, known, [derive_seed(config.seed, "generate row", row) for row in range(batch)])
+    padded = np.concatenate([actions, np.repeat(actions[:, -1:], -length % chunk, axis=1)], axis=1)
+    pieces = []
+    for start in range(0, length, chunk):
+        pieces.append(session.step_rows(padded[:, start : start + chunk]))
+        progress(chunk)
+    return np.concatenate(pieces, axis=1)[:, :length]

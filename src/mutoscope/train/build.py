@@ -1,0 +1,79 @@
+"""From a stage's config to its run: the table of stages, and what their checkpoints say about how to be played."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from mutoscope.core.errors import ConfigError
+from mutoscope.models.checkpoint import Checkpoint, StageName
+from mutoscope.models.codec import ConvCodec
+from mutoscope.models.transformer import VideoTransformer
+from mutoscope.train.config import (
+    AutoregressiveStage,
+    BidirectionalStage,
+    CodecStage,
+    ConsistencyStage,
+    MatchingStage,
+    OdeStage,
+    RunConfig,
+    StageConfig,
+)
+from mutoscope.train.loop import StageRun
+from mutoscope.train.sources import ClipSource
+from mutoscope.train.stages.codec import CodecRun
+from mutoscope.train.stages.consistency import ConsistencyRun
+from mutoscope.train.stages.matching import MatchingRun
+from mutoscope.train.stages.ode import OdeRun
+from mutoscope.train.stages.teachers import AutoregressiveRun, BidirectionalRun
+
+MANY_STEPS = 32
+
+
+@dataclass(frozen=True)
+class StageFigures:
+    """How a stage's checkpoint is meant to be sampled."""
+
+    kind: StageName
+    teacher_steps: int = 0
+    student_steps: int = MANY_STEPS
+    first_chunk_steps: int = MANY_STEPS
+    guidance: float = 1.0
+    action_dropout: float = 0.0
+
+
+def build_stage(run: RunConfig, stage: StageConfig, inputs: dict[str, Checkpoint], fresh: nn.Module, source: ClipSource) -> StageRun:
+    """A stage ready for the loop. `fresh` is a new model (or codec) for the stages that start from nothing."""
+    if isinstance(stage, CodecStage):
+        assert isinstance(fresh, ConvCodec)
+        return CodecRun.make(stage, fresh)
+    assert isinstance(fresh, VideoTransformer)
+    models: dict[str, VideoTransformer] = {}
+    for name, checkpoint in inputs.items():
+        if checkpoint.model.config != fresh.config:
+            raise ConfigError(f"stage '{stage.name}': the checkpoint of '{name}' has a model of another size than this recipe's")
+        models[name] = checkpoint.model
+    makers: dict[type, Callable[[], StageRun]] = {
+        BidirectionalStage: lambda: BidirectionalRun.make(run, stage, fresh),
+        AutoregressiveStage: lambda: AutoregressiveRun.make(run, stage, models[stage.start].requires_grad_(True)),
+        OdeStage: lambda: OdeRun.make(run, stage, models[stage.start], source),
+        ConsistencyStage: lambda: ConsistencyRun.make(run, stage, models[stage.start]),
+        MatchingStage: lambda: MatchingRun.make(run, stage, models[stage.start], models[stage.score]),
+    }
+    return makers[type(stage)]()
+
+
+def stage_figures(stage: StageConfig, inputs: dict[str, Checkpoint]) -> StageFigures:
+    """What the manifest says about sampling."""
+    if isinstance(stage, CodecStage):
+        return StageFigures("codec")
+    if isinstance(stage, BidirectionalStage):
+        return StageFigures("bidirectional", action_dropout=stage.action_dropout)
+    if isinstance(stage, AutoregressiveStage):
+        return StageFigures("autoregressive", action_dropout=stage.action_dropout)
+    if isinstance(stage, OdeStage):
+        return StageFigures("ode", stage.solver_steps, stage.student_steps, max(4, stage.student_steps), stage.guidance)
+    if isinstance(stage, ConsistencyStage):
+        return StageFigures("consistency", stage.grid_steps, 4, 4, stage.guidance)
+    guidance = inputs[stage.start].manifest.distilled_guidance
+    return StageFigures("matching", inputs[stage.start].manifest.teacher_steps, stage.student_steps, stage.first_chunk_steps, guidance)

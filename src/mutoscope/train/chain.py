@@ -1,0 +1,252 @@
+"""From a recipe to a finished chain: each stage finds its input through a checked manifest.
+
+Run folder:
+    run.json, environment.json, README.md     what this run is
+    data/train, data/held-out                 recorded clips (or links that were given)
+    latents/                                  the training clips, encoded
+    <stage>/metrics.jsonl, curves.png, samples/, state/, checkpoint/
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from mutoscope.core.config import config_hash, from_plain, to_plain
+from mutoscope.core.errors import CheckpointError, ConfigError
+from mutoscope.core.files import hash_file, read_json, write_bytes, write_json
+from mutoscope.core.provenance import provenance
+from mutoscope.core.streams import derive_seed, stream
+from mutoscope.data.batches import ClipSampler
+from mutoscope.data.clips import ClipDataset, open_dataset
+from mutoscope.models.checkpoint import (
+    FORMAT_VERSION,
+    Checkpoint,
+    CheckpointManifest,
+    Starts,
+    freeze,
+    load_checkpoint,
+    load_codec,
+    read_manifest,
+    save_checkpoint,
+)
+from mutoscope.models.codec import ConvCodec, ConvCodecConfig, to_model_pixels
+from mutoscope.models.transformer import TransformerConfig, VideoTransformer
+from mutoscope.train.build import build_stage, stage_figures
+from mutoscope.train.config import CodecStage, RunConfig, StageConfig, parents
+from mutoscope.train.loop import LoopPlan, run_loop
+from mutoscope.train.parallel import Workers
+from mutoscope.train.pictures import draw_samples
+from mutoscope.train.sources import ClipSource, encode_dataset
+from mutoscope.train.stages.codec import measure_latents
+
+NUM_STARTS = 8
+START_FRAMES = 4
+
+
+@dataclass
+class Chain:
+    """A run in a folder."""
+
+    run: RunConfig
+    folder: Path
+    train_data: ClipDataset
+    held_out: ClipDataset
+    workers: Workers
+
+    def checkpoint_path(self, stage: str) -> Path:
+        """Where a stage's finished checkpoint lies."""
+        return self.folder / stage / "checkpoint"
+
+    def stage_identity(self, stage: StageConfig) -> str:
+        """Hash of all that this stage's result depends on: its own config, its data and its ancestors'."""
+        base = replace(self.run, stages=(), name="")
+        ancestry = [self.stage_identity(self.run.stage(parent)) for parent in parents(stage)]
+        if not isinstance(stage, CodecStage):
+            ancestry.append(self.stage_identity(self.codec_stage))
+        return config_hash((base, stage, tuple(ancestry)))
+
+    @property
+    def codec_stage(self) -> CodecStage:
+        """The recipe's first stage."""
+        first = self.run.stages[0]
+        if not isinstance(first, CodecStage):
+            raise ConfigError(f"the first stage of a recipe must be its codec, not '{first.name}'")
+        return first
+
+
+def open_chain(run: RunConfig, folder: Path, data: Path, held_out: Path, workers: Workers) -> Chain:
+    """Open or create a run folder; a folder that holds another run is refused in words."""
+    folder = Path(folder)
+    if (folder / "run.json").is_file():
+        before = from_plain(RunConfig, read_json(folder / "run.json"), "run.json")
+        if replace(before, stages=()) != replace(run, stages=()):
+            raise ConfigError(f"{folder} holds another run ('{before.name}'); give another folder, or delete it")
+    chain = Chain(run, folder, open_dataset(data), open_dataset(held_out), workers)
+    if chain.train_data.world != chain.held_out.world:
+        raise ConfigError(f"{data} and {held_out} were recorded from different worlds")
+    if workers.leads:
+        write_json(folder / "run.json", to_plain(run))
+        write_json(folder / "environment.json", provenance())
+        write_bytes(folder / "README.md", run_readme(run).encode())
+    return chain
+
+
+def run_readme(run: RunConfig) -> str:
+    """A run folder explains itself."""
+    stages = "\n".join(f"- `{stage.name}/` ({type(stage).__name__})" for stage in run.stages)
+    return (
+        f"# Run '{run.name}'\n\n`run.json` is the resolved configuration, `environment.json` the machine and commit.\n"
+        f"Stages, in order; each has metrics.jsonl, curves.png, samples/, state/ (to resume) and checkpoint/ (to play):\n\n{stages}\n\n"
+        "Run the same `mutoscope train` command again to go on where it stopped.\n"
+    )
+
+
+def train_chain(chain: Chain, only: tuple[str, ...], after_stage: Callable[[StageConfig, Path], None]) -> None:
+    """Train every stage that is not finished yet (or those named in `only`), then call `after_stage`."""
+    for name in only:
+        chain.run.stage(name)
+    for stage in chain.run.stages:
+        if only and stage.name not in only:
+            continue
+        path = chain.checkpoint_path(stage.name)
+        if not is_finished(chain, stage):
+            train_stage(chain, stage)
+            if chain.workers.leads:
+                after_stage(stage, path)
+        chain.workers.wait()
+
+
+def is_finished(chain: Chain, stage: StageConfig) -> bool:
+    """True if this stage's checkpoint exists and was made by this very configuration."""
+    path = chain.checkpoint_path(stage.name)
+    return (path / "manifest.json").is_file() and read_manifest(path).recipe_hash == chain.stage_identity(stage)
+
+
+def train_stage(chain: Chain, stage: StageConfig) -> None:
+    """Train one stage from its parents' checkpoints and write its own."""
+    folder = chain.folder / stage.name
+    plan = LoopPlan(stage.name, folder, stage.update, chain.run.precision, chain.stage_identity(stage))
+    if isinstance(stage, CodecStage):
+        train_codec(chain, stage, plan)
+        return
+    codec_manifest, codec = load_codec(chain.checkpoint_path(chain.codec_stage.name), chain.workers.device)
+    latents = prepare_latents(chain, codec)
+    source = ClipSource(latents, "latents", chain.run.clip_frames, stage.update, derive_seed(chain.run.seed, stage.name), chain.workers)
+    inputs = {name: load_parent(chain, name) for name in parents(stage)}
+    run_stage = build_stage(chain.run, stage, inputs, fresh_model(chain, codec), source)
+    run_loop(run_stage, source, plan, chain.workers, lambda update: draw_samples(chain, stage, run_stage, codec, update))
+    if chain.workers.leads:
+        manifest = stage_manifest(chain, stage, codec_manifest.codec, inputs)
+        learner = run_stage.learners["model"]
+        manifest = replace(manifest, updates=learner.updates)
+        starts = draw_starts(chain)
+        save_checkpoint(chain.checkpoint_path(stage.name), manifest, model=learner.module, average=learner.average, codec=codec, starts=starts)
+    chain.workers.wait()
+
+
+def prepare_latents(chain: Chain, codec: ConvCodec) -> ClipDataset:
+    """The training clips through the codec, once per codec."""
+    target = chain.folder / "latents" / codec_hash(chain)
+    if chain.workers.leads:
+        encode_dataset(chain.train_data, codec, target, chain.workers.device)
+    chain.workers.wait()
+    return open_dataset(target)
+
+
+def codec_hash(chain: Chain) -> str:
+    """Names the codec's weights."""
+    return hash_file(chain.checkpoint_path(chain.codec_stage.name) / "codec.safetensors")[:16]
+
+
+def load_parent(chain: Chain, name: str) -> Checkpoint:
+    """A parent's checkpoint, checked: finished, of this configuration, of this codec."""
+    stage, path = chain.run.stage(name), chain.checkpoint_path(name)
+    if not (path / "manifest.json").is_file():
+        raise CheckpointError(f"stage '{name}' has no finished checkpoint at {path}; train it first")
+    checkpoint = load_checkpoint(path, chain.workers.device)
+    if checkpoint.manifest.recipe_hash != chain.stage_identity(stage):
+        raise CheckpointError(f"{path} was made by another configuration of stage '{name}'; train it again or give another run folder")
+    if checkpoint.manifest.codec_hash != codec_hash(chain):
+        raise CheckpointError(f"{path} was trained with another codec than the one in this run; train it again")
+    return checkpoint
+
+
+def fresh_model(chain: Chain, codec: ConvCodec) -> VideoTransformer:
+    """The run's transformer with fresh weights, sized for its codec and world."""
+    model = chain.run.model
+    config = TransformerConfig(
+        latent=codec.latent,
+        dim=model.dim,
+        ffn_dim=model.ffn_dim,
+        num_heads=model.num_heads,
+        num_layers=model.num_layers,
+        patch=model.patch,
+        freq_dim=model.freq_dim,
+        action_dim=chain.train_data.world.actions.dim,
+        temporal_stride=codec.temporal_stride,
+    )
+    return VideoTransformer(config).initialise(stream(chain.run.seed, "model weights")).to(chain.workers.device)
+
+
+def train_codec(chain: Chain, stage: CodecStage, plan: LoopPlan) -> None:
+    """Stage 0: fresh codec, trained on single frames, then its latent statistics."""
+    world, workers = chain.train_data.world, chain.workers
+    config = ConvCodecConfig(world.height, world.width, stage.latent_channels, stage.widths, stage.blocks)
+    codec = ConvCodec(config).initialise(stream(chain.run.seed, "codec weights")).to(workers.device)
+    source = ClipSource(chain.train_data, "frames", 1, stage.update, derive_seed(chain.run.seed, stage.name), workers)
+    run_stage = build_stage(chain.run, stage, {}, codec, source)
+    run_loop(run_stage, source, plan, workers, lambda update: draw_samples(chain, stage, run_stage, codec, update))
+    average = run_stage.learners["codec"].average
+    assert isinstance(average, ConvCodec)
+    sampler = ClipSampler(chain.train_data, clip_frames=1, batch_size=64, seed=derive_seed(chain.run.seed, "latent statistics"), arrays=("frames",))
+    measure_latents(average, [to_model_pixels(torch.from_numpy(sampler.batch(index).arrays["frames"]).to(workers.device)) for index in range(32)])
+    if workers.leads:
+        manifest = replace(stage_manifest(chain, stage, config, {}), updates=run_stage.learners["codec"].updates)
+        manifest = replace(manifest, latent_mean=tuple(average.latent_mean.tolist()), latent_std=tuple(average.latent_std.tolist()))
+        save_checkpoint(chain.checkpoint_path(stage.name), manifest, model=None, average=None, codec=freeze(average), starts=None)
+    workers.wait()
+
+
+def stage_manifest(chain: Chain, stage: StageConfig, codec: ConvCodecConfig, inputs: dict[str, Checkpoint]) -> CheckpointManifest:
+    """The manifest of a stage's checkpoint, its figures for play taken from the stage's own config."""
+    run, is_codec = chain.run, isinstance(stage, CodecStage)
+    path = chain.checkpoint_path(chain.codec_stage.name)
+    before = None if is_codec else read_manifest(path)
+    model = None if is_codec else fresh_model(chain, load_codec(path)[1]).config
+    figures = stage_figures(stage, inputs)
+    return CheckpointManifest(
+        format_version=FORMAT_VERSION,
+        stage=figures.kind,
+        world=chain.train_data.world,
+        codec=codec,
+        model=model,
+        codec_hash="" if is_codec else codec_hash(chain),
+        memory=run.memory,
+        chunk_frames=run.chunk_frames,
+        clip_frames=run.clip_frames,
+        shift=run.shift,
+        teacher_steps=figures.teacher_steps,
+        student_steps=figures.student_steps,
+        first_chunk_steps=figures.first_chunk_steps,
+        distilled_guidance=figures.guidance,
+        action_dropout=figures.action_dropout,
+        precision=run.precision,
+        updates=0,
+        parents=tuple(f"{name}:{checkpoint.hash}" for name, checkpoint in inputs.items()),
+        recipe=run.name,
+        recipe_hash=chain.stage_identity(stage),
+        latent_mean=() if before is None else before.latent_mean,
+        latent_std=() if before is None else before.latent_std,
+    )
+
+
+def draw_starts(chain: Chain) -> Starts:
+    """Real held-out clips that play can begin from."""
+    sampler = ClipSampler(
+        chain.held_out, clip_frames=START_FRAMES, batch_size=NUM_STARTS, seed=derive_seed(chain.run.seed, "starts"), arrays=("frames", "actions")
+    )
+    batch = sampler.batch(0)
+    frames, actions = torch.from_numpy(batch.arrays["frames"]), torch.from_numpy(batch.arrays["actions"])
+    return Starts(frames, actions, torch.from_numpy(batch.known))

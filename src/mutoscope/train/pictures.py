@@ -1,0 +1,103 @@
+"""What a stage shows while it trains: curves, and a video of real clips beside generated ones under the same actions."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mutoscope.core.errors import MissingPackageError
+from mutoscope.core.streams import derive_seed
+from mutoscope.data.batches import ClipSampler
+from mutoscope.media.curves import plot_curves
+from mutoscope.media.sheet import contact_sheet, write_png
+from mutoscope.media.video import write_video
+from mutoscope.models.checkpoint import Checkpoint, freeze
+from mutoscope.models.codec import ConvCodec, to_frames
+from mutoscope.models.denoise import bidirectional
+from mutoscope.noise.schedule import uniform_grid
+from mutoscope.rollout.generate import generate
+from mutoscope.rollout.session import default_config
+from mutoscope.train.config import BidirectionalStage, CodecStage, StageConfig
+from mutoscope.train.loop import StageRun
+from mutoscope.train.sources import clip_tensors
+
+if TYPE_CHECKING:
+    from mutoscope.train.chain import Chain
+
+ROWS, CONTEXT, SAMPLE_STEPS = 4, 4, 16
+
+
+def draw_samples(chain: "Chain", stage: StageConfig, run_stage: StageRun, codec: ConvCodec, update: int) -> None:
+    """Write `samples/update-N.mp4` and `.png` and refresh `curves.png`; packages that are absent are named once, and nothing stops."""
+    folder = chain.folder / stage.name
+    frames = 1 if isinstance(stage, CodecStage) else max(chain.run.clip_frames, CONTEXT + 12)
+    sampler = ClipSampler(chain.held_out, clip_frames=frames, batch_size=ROWS, seed=derive_seed(chain.run.seed, "samples"), arrays=("frames", "actions"))
+    batch = sampler.batch(0)
+    real = np.ascontiguousarray(batch.arrays["frames"])
+    clip, conditions = clip_tensors(batch, "frames", chain.workers.device)
+    if isinstance(stage, CodecStage):
+        made = reconstruct(run_stage, clip)
+    elif isinstance(stage, BidirectionalStage):
+        length = chain.run.clip_frames
+        real, made = real[:, :length], sample_whole_clips(chain, run_stage, codec, conditions.frames(0, length))
+    else:
+        made = continue_clips(chain, stage, run_stage, codec, batch.arrays["actions"], batch.known, real)
+    try:
+        save_pictures(folder, real, made, chain.train_data.world.content_rate, update)
+    except MissingPackageError as error:
+        (folder / "pictures-missing.txt").write_text(f"{error}\n", encoding="utf-8")
+
+
+def save_pictures(folder: Path, real: np.ndarray, made: np.ndarray, rate: float, update: int) -> None:
+    """Contact sheet (real above generated, row by row), video (side by side), curves."""
+    samples = folder / "samples"
+    samples.mkdir(parents=True, exist_ok=True)
+    rows = [clip for pair in zip(real, made, strict=True) for clip in pair]
+    write_png(samples / f"update-{update:08d}.png", contact_sheet(rows, [name for _ in real for name in ("real", "made")]))
+    if real.shape[1] > 1:
+        left, right = np.concatenate(list(real), axis=1), np.concatenate(list(made), axis=1)
+        write_video(samples / f"update-{update:08d}.mp4", np.concatenate([left, right], axis=2), rate)
+    plot_curves(folder / "metrics.jsonl", folder / "curves.png")
+
+
+@torch.no_grad()
+def reconstruct(run_stage: StageRun, clip: Tensor) -> np.ndarray:
+    """The codec's view of real frames."""
+    codec = run_stage.learners["codec"].average
+    assert isinstance(codec, ConvCodec)
+    restored = codec.decode_raw(codec.encode_raw(clip.flatten(0, 1))).unflatten(0, clip.shape[:2])
+    return to_frames(restored.clamp(-1, 1)).cpu().numpy()
+
+
+@torch.no_grad()
+def sample_whole_clips(chain: "Chain", run_stage: StageRun, codec: ConvCodec, conditions) -> np.ndarray:
+    """Clips of the bidirectional teacher from noise, under real actions."""
+    model, latent = run_stage.learners["model"].average, codec.latent
+    shape = (ROWS, chain.run.clip_frames, latent.channels, latent.height, latent.width)
+    generator = torch.Generator().manual_seed(derive_seed(chain.run.seed, "sample noise"))
+    x = torch.randn(shape, generator=generator).to(chain.workers.device)
+    grid = uniform_grid(SAMPLE_STEPS, chain.run.shift).tolist()
+    for now, after in zip(grid[:-1], grid[1:], strict=True):
+        x = x - (now - after) * bidirectional(model, x, x.new_full(shape[:2], now), conditions)
+    return to_frames(codec.decode(x)).cpu().numpy()
+
+
+def continue_clips(
+    chain: "Chain", stage: StageConfig, run_stage: StageRun, codec: ConvCodec, actions: np.ndarray, known: np.ndarray, real: np.ndarray
+) -> np.ndarray:
+    """Real context, then the stage's model in the regime that its manifest names."""
+    from mutoscope.train.chain import load_parent, parents, stage_manifest
+
+    inputs = {name: load_parent(chain, name) for name in parents(stage)}
+    manifest = stage_manifest(chain, stage, codec.config, inputs)
+    model = freeze(copy.deepcopy(run_stage.learners["model"].average))
+    checkpoint = Checkpoint(chain.folder, manifest, model, codec, None)
+    config = default_config(manifest)
+    config = replace(config, steps=min(config.steps, SAMPLE_STEPS), first_chunk_steps=min(config.first_chunk_steps, SAMPLE_STEPS))
+    context = (real[:, :CONTEXT], actions[:, :CONTEXT], known[:, :CONTEXT])
+    made = generate(checkpoint, config, frames=context[0], context_actions=context[1], known=context[2], actions=actions[:, CONTEXT:])
+    return np.concatenate([real[:, :CONTEXT], made], axis=1)

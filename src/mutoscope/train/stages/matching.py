@@ -1,0 +1,104 @@
+"""Stage 4: asymmetric distribution matching on the student's own rollouts (Causal Forcing, arXiv 2602.02214, section 4)."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mutoscope.models.checkpoint import freeze
+from mutoscope.models.conditions import Conditions
+from mutoscope.models.denoise import bidirectional, clip_layout, replay
+from mutoscope.models.transformer import VideoTransformer
+from mutoscope.noise.schedule import add_noise, few_step_levels, shift, velocity_target, x0_from_velocity
+from mutoscope.objectives.flow import flow_loss
+from mutoscope.objectives.guidance import guide
+from mutoscope.objectives.matching import matching_gradient, matching_loss
+from mutoscope.rollout.training import Rollout, RolloutPlan, roll_out
+from mutoscope.train.batch import ClipBatch, Draws
+from mutoscope.train.config import MatchingStage, RunConfig
+from mutoscope.train.learner import Learner, make_learner
+from mutoscope.train.stages.clips import draw_context
+
+
+@dataclass
+class MatchingRun:
+    """The critic learns the student's distribution in every update, the student follows the score difference in every n-th."""
+
+    run: RunConfig
+    config: MatchingStage
+    teacher: VideoTransformer
+    learners: dict[str, Learner]
+
+    @staticmethod
+    def make(run: RunConfig, config: MatchingStage, student: VideoTransformer, score: VideoTransformer) -> "MatchingRun":
+        """Student from the stage before; teacher and critic from the bidirectional teacher."""
+        learners = {
+            "critic": make_learner(copy.deepcopy(score), config.update, learning_rate=config.critic_learning_rate),
+            "model": make_learner(copy.deepcopy(student), config.update, average_from=config.average_from),
+        }
+        return MatchingRun(run, config, freeze(score), learners)
+
+    def turns(self, update: int) -> tuple[str, ...]:
+        """The critic first, so that it is never a step behind the student that it judges."""
+        return ("critic", "model") if update % self.config.student_every == self.config.student_every - 1 else ("critic",)
+
+    def loss(self, turn: str, batch: ClipBatch) -> tuple[Tensor, dict[str, float]]:
+        """The critic's flow loss or the student's matching loss, on a fresh rollout."""
+        rollout = self._rollout(batch)
+        return self._critic_loss(batch, rollout) if turn == "critic" else self._student_loss(batch, rollout)
+
+    def rollout_plan(self, draws: Draws, num_frames: int) -> RolloutPlan:
+        """Random context length and exit steps: one draw per update for all chunks, one for the first chunk's own grid."""
+        config, run = self.config, self.run
+        levels = tuple(few_step_levels(config.student_steps, run.shift).tolist())
+        first = tuple(few_step_levels(config.first_chunk_steps, run.shift).tolist())
+        context = draw_context(run, draws, num_frames, config.max_context)
+        stop, first_stop = draws.shared("exit step", len(levels)) + 1, draws.shared("first exit step", len(first)) + 1
+        return RolloutPlan(run.memory, context, run.chunk_frames, first[:first_stop], levels[:stop])
+
+    def _rollout(self, batch: ClipBatch) -> Rollout:
+        size = batch.clean.shape[2:]
+
+        def noise(frame: int, draw: int) -> Tensor:
+            return batch.draws.normal(f"rollout/{frame}/{draw}", self._length(frame, batch), *size)
+
+        plan = self.rollout_plan(batch.draws, batch.clean.shape[1])
+        return roll_out(self.learners["model"].module, plan, batch.clean, batch.conditions, noise)
+
+    def _length(self, frame: int, batch: ClipBatch) -> int:
+        return min(self.run.chunk_frames, batch.clean.shape[1] - frame)
+
+    def _sigma(self, batch: ClipBatch) -> Tensor:
+        """Uniform, shifted, clamped to [.02, .98]; the same for all frames of a clip."""
+        sigma = shift(batch.draws.uniform("score sigma", 1), self.run.shift).clamp(0.02, 0.98)
+        return sigma.expand(-1, batch.clean.shape[1])
+
+    def _critic_loss(self, batch: ClipBatch, rollout: Rollout) -> tuple[Tensor, dict[str, float]]:
+        """Flow matching on the student's clips."""
+        sigma, noise = self._sigma(batch), batch.draws.normal("score noise", *batch.clean.shape[1:])
+        noisy = add_noise(rollout.clean, noise, sigma)
+        velocity = bidirectional(self.learners["critic"].module, noisy, sigma, batch.conditions)
+        return flow_loss(velocity, velocity_target(rollout.clean, noise), rollout.generated), {}
+
+    def _student_loss(self, batch: ClipBatch, rollout: Rollout) -> tuple[Tensor, dict[str, float]]:
+        """One teacher-forced replay gives the sample with its gradient; the scores say where it should go."""
+        student = self.learners["model"].module
+        clip = clip_layout(student, self.run.memory, rollout.lengths, batch.clean.device)
+        velocity = replay(student, rollout.clean, rollout.noisy, rollout.sigma, batch.conditions, clip)
+        sample = x0_from_velocity(rollout.noisy, velocity, rollout.sigma)
+        gradient = self._score_difference(sample.detach(), batch, rollout.generated)
+        figures = {"score_difference": float(gradient.square().mean().sqrt()), "sample_std": float(sample.detach().std())}
+        return matching_loss(sample, gradient, rollout.generated), figures
+
+    @torch.no_grad()
+    def _score_difference(self, sample: Tensor, batch: ClipBatch, generated: Tensor) -> Tensor:
+        sigma, noise = self._sigma(batch), batch.draws.normal("score noise", *sample.shape[1:])
+        noisy = add_noise(sample, noise, sigma)
+        teacher = self._teacher_velocity(noisy, sigma, batch.conditions)
+        critic = bidirectional(self.learners["critic"].module, noisy, sigma, batch.conditions)
+        return matching_gradient(sample, x0_from_velocity(noisy, critic, sigma), x0_from_velocity(noisy, teacher, sigma), generated)
+
+    def _teacher_velocity(self, noisy: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
+        conditional = bidirectional(self.teacher, noisy, sigma, conditions)
+        return guide(conditional, bidirectional(self.teacher, noisy, sigma, conditions.without_actions()), self.config.guidance)

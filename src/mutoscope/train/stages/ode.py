@@ -1,0 +1,104 @@
+"""Stage 3a: causal ODE regression (Causal Forcing, arXiv 2602.02214): dear, exact, and the yardstick for 3b."""
+
+import copy
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mutoscope.core.progress import Progress
+from mutoscope.models.attention import ClipLayout
+from mutoscope.models.checkpoint import freeze
+from mutoscope.models.conditions import Conditions
+from mutoscope.models.denoise import denoise_given_context, encode_context
+from mutoscope.models.transformer import VideoTransformer
+from mutoscope.noise.schedule import euler_step, few_step_levels, per_chunk, uniform_grid
+from mutoscope.objectives.ode import ode_loss
+from mutoscope.train.batch import ClipBatch
+from mutoscope.train.config import OdeStage, RunConfig
+from mutoscope.train.learner import Learner, make_learner
+from mutoscope.train.loop import BatchSource
+from mutoscope.train.stages.clips import draw_layout
+from mutoscope.train.stages.consistency import guided_velocity
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A micro-batch of solved clips: states `[level, B, F, C, H, W]` at the student's levels, and the end point.
+
+    `lengths` and `clip` are the chunks that they were solved with: the student is asked under the same ones.
+    """
+
+    lengths: tuple[int, ...]
+    clip: ClipLayout
+    clean: Tensor
+    conditions: Conditions
+    states: Tensor
+    end_point: Tensor
+
+
+@dataclass
+class OdeRun:
+    """Trajectories are solved once per clip batch of the first `trajectories / batch` updates and kept; then they are revisited."""
+
+    run: RunConfig
+    config: OdeStage
+    teacher: VideoTransformer
+    source: BatchSource
+    learners: dict[str, Learner]
+    solved: list[Trajectory] = field(default_factory=list)
+
+    @staticmethod
+    def make(run: RunConfig, config: OdeStage, teacher: VideoTransformer, source: BatchSource) -> "OdeRun":
+        """Student starts from the autoregressive teacher."""
+        return OdeRun(run, config, freeze(teacher), source, {"model": make_learner(copy.deepcopy(teacher), config.update)})
+
+    def turns(self, update: int) -> tuple[str, ...]:
+        """The student, always."""
+        return ("model",)
+
+    def loss(self, turn: str, batch: ClipBatch) -> tuple[Tensor, dict[str, float]]:
+        """|| x0_student(x_s, s | clean past) - teacher's end point ||^2 at a random student level per chunk."""
+        student, draws = self.learners["model"].module, batch.draws
+        solved = self._trajectory(draws.step * self.config.update.accumulate + draws.samples[0] // len(draws.samples))
+        lengths, clip = solved.lengths, solved.clip
+        levels = few_step_levels(self.config.student_steps, self.run.shift).to(solved.clean)
+        index = per_chunk(draws.integer("level", len(levels), len(lengths)), lengths)
+        picked = index[None, :, :, None, None, None].expand(1, *solved.states.shape[1:])
+        x, sigma = solved.states.gather(0, picked)[0], levels[index]
+        context = encode_context(student, solved.clean, solved.conditions, clip)
+        velocity = denoise_given_context(student, x, sigma, solved.conditions, clip, context)
+        return ode_loss(x, velocity, sigma, solved.end_point), {}
+
+    def _trajectory(self, index: int) -> Trajectory:
+        """The stored trajectory batch of an update; all are solved at the first call, so that a resumed run has the same ones."""
+        if not self.solved:
+            per_batch = self.config.update.batch_size // self.config.update.accumulate
+            count = max(1, self.config.trajectories // per_batch)
+            with Progress(count, "solving trajectories") as bar:
+                for number in range(count):
+                    self.solved.append(self.solve(self.source.batch("trajectories", number, 0, self.config.update.accumulate)))
+                    bar.advance()
+        return self.solved[index % len(self.solved)]
+
+    @torch.no_grad()
+    def solve(self, batch: ClipBatch) -> Trajectory:
+        """Euler steps of the guided teacher for every chunk given its clean past; states kept at the student's levels."""
+        clean, conditions = batch.clean, batch.conditions
+        lengths, clip = draw_layout(self.run, self.teacher, batch.draws, clean)
+        context = encode_context(self.teacher, clean, conditions, clip)
+        grid = solver_grid(self.config.solver_steps, self.config.student_steps, self.run.shift)
+        wanted = set(few_step_levels(self.config.student_steps, self.run.shift).tolist())
+        x, states = batch.draws.normal("noise", *clean.shape[1:]), []
+        for now, after in zip(grid[:-1], grid[1:], strict=True):
+            if now in wanted:
+                states.append(x)
+            sigma, next_sigma = (clean.new_full(clean.shape[:2], level) for level in (now, after))
+            x = euler_step(x, guided_velocity(self.teacher, x, sigma, conditions, clip, context, self.config.guidance), sigma, next_sigma)
+        return Trajectory(lengths, clip, clean, conditions, torch.stack(states), x)
+
+
+def solver_grid(solver_steps: int, student_steps: int, k: float) -> list[float]:
+    """The solver's grid, refined so that every student level lies on it, from 1 to 0."""
+    levels = set(uniform_grid(solver_steps, k).tolist()) | set(few_step_levels(student_steps, k).tolist())
+    return sorted(levels, reverse=True)
