@@ -107,9 +107,7 @@ class NoisyHalf:
         return _attend_chunks(self.layout, rotate(queries, self.layout.rotation), (rotated, values), self.context.layers[layer])
 
 
-def _attend_chunks(
-    layout: ClipLayout, queries: Tensor, own: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor, Tensor]
-) -> Tensor:
+def _attend_chunks(layout: ClipLayout, queries: Tensor, own: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     outputs = []
     for chunk in layout.chunks:
         span = layout.span(chunk.chunk.start, chunk.chunk.start + chunk.chunk.length)

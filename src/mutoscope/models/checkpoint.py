@@ -1,15 +1,15 @@
 """Checkpoints: a folder with a manifest, weights as safetensors, the codec, and real clips to start from.
 
-    manifest.json        who made it, from what, and how it wants to be used
-    model.safetensors    the raw weights; average.safetensors their exponential moving average, which is played
-    codec.safetensors    the codec's weights and latent statistics
-    starts.safetensors   (optional) real context clips: frames uint8, actions float32
+manifest.json        who made it, from what, and how it wants to be used
+model.safetensors    the raw weights; average.safetensors their exponential moving average, which is played
+codec.safetensors    the codec's weights and latent statistics
+starts.safetensors   (optional) real context clips: frames uint8, actions float32
 """
 
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -25,6 +25,7 @@ from mutoscope.models.codec import ConvCodec, ConvCodecConfig
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
 
 FORMAT_VERSION = 1
+Module = TypeVar("Module", bound=nn.Module)
 StageName = Literal["codec", "bidirectional", "autoregressive", "ode", "consistency", "matching"]
 
 
@@ -169,7 +170,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
     module.load_state_dict(tensors)
 
 
-def freeze(module):
+def freeze(module: Module) -> Module:
     """The module in evaluation mode and without gradient."""
     return module.eval().requires_grad_(False)
 
@@ -180,7 +181,9 @@ def export_checkpoint(source: Path, target: Path) -> None:
     manifest = read_manifest(source)
     target.mkdir(parents=True, exist_ok=True)
     for name in ("average", "codec"):
-        tensors = {key: value.half() if value.is_floating_point() else value for key, value in read_tensors(source / f"{name}.safetensors").items()}
+        tensors = {
+            key: value.half() if value.is_floating_point() else value for key, value in read_tensors(source / f"{name}.safetensors").items()
+        }
         write_bytes(target / f"{name}.safetensors", save(tensors))
     if (source / "starts.safetensors").is_file():
         shutil.copyfile(source / "starts.safetensors", target / "starts.safetensors")

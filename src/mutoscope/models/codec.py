@@ -157,13 +157,13 @@ class ConvCodec(nn.Module):
         raw = latents * self.latent_std[:, None, None] + self.latent_mean[:, None, None]
         return self.decode_raw(raw.flatten(0, 1)).unflatten(0, latents.shape[:2]).clamp(-1, 1)
 
-    def start_decoding(self, batch: int) -> None:
+    def start_decoding(self, batch: int) -> tuple[()]:
         """This codec has no state."""
-        return None
+        return ()
 
-    def decode_next(self, latents: Tensor, state: None) -> tuple[Tensor, None]:
+    def decode_next(self, latents: Tensor, state: tuple[()]) -> tuple[Tensor, tuple[()]]:
         """The same as `decode`."""
-        return self.decode(latents), None
+        return self.decode(latents), state
 
 
 def to_model_pixels(frames: Tensor) -> Tensor:

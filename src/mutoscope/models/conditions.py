@@ -47,6 +47,4 @@ def action_conditions(actions: Tensor, known: Tensor) -> Conditions:
 
 def join(first: Conditions, second: Conditions) -> Conditions:
     """Two stretches of the same clip, one after the other."""
-    return Conditions(
-        torch.cat([first.actions, second.actions], dim=1), torch.cat([first.known, second.known], dim=1), first.text
-    )
+    return Conditions(torch.cat([first.actions, second.actions], dim=1), torch.cat([first.known, second.known], dim=1), first.text)

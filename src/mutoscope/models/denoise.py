@@ -57,9 +57,7 @@ def teacher_forced(
     return denoise_given_context(model, noisy, sigma, noisy_conditions, clip, context)
 
 
-def replay(
-    model: VideoTransformer, clean: Tensor, noisy: Tensor, sigma: Tensor, conditions: Conditions, clip: ClipLayout
-) -> Tensor:
+def replay(model: VideoTransformer, clean: Tensor, noisy: Tensor, sigma: Tensor, conditions: Conditions, clip: ClipLayout) -> Tensor:
     """Teacher forcing with the clean half detached: the gradient pass of a rollout, exact and in parallel.
 
     `clean` are the rollout's committed frames and `noisy`, `sigma` its exit-step inputs; the result equals what the

@@ -103,9 +103,7 @@ class Block(nn.Module):
         if config.text_dim:
             self.cross_attn = Attention(config)
             self.norm3 = nn.LayerNorm(config.dim, config.eps)
-        self.ffn = nn.Sequential(
-            nn.Linear(config.dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, config.dim)
-        )
+        self.ffn = nn.Sequential(nn.Linear(config.dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, config.dim))
         self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
 
     def forward(self, x: Tensor, modulation: Tensor, text: Tensor, attend: Attend) -> Tensor:
@@ -181,8 +179,9 @@ class VideoTransformer(nn.Module):
                 nn.init.zeros_(parameter)
             else:
                 nn.init.ones_(parameter)
-        for index in (0, 2):
-            nn.init.normal_(self.time_embedding[index].weight, std=0.02, generator=generator)
+        for layer in self.time_embedding:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.02, generator=generator)
         nn.init.zeros_(self.head.head.weight)
         return self
 
@@ -232,5 +231,3 @@ def sinusoids(positions: Tensor, dim: int) -> Tensor:
     exponents = torch.arange(half, dtype=torch.float64, device=positions.device) / half
     angles = positions.to(torch.float64)[..., None] * torch.exp(-math.log(10_000.0) * exponents)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
-
-

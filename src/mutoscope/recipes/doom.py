@@ -25,12 +25,19 @@ def doom_basic() -> RunConfig:
         clip_frames=12,
         shift=2.0,
         stages=(
-            CodecStage("codec", UpdateConfig(2500, 32, 2e-3, average=0.99, save_every=500), latent_channels=16, widths=(32, 64, 96)),
+            CodecStage(
+                "codec",
+                UpdateConfig(2500, 32, 1e-3, clip_norm=0.3, warmup=100, average=0.99, save_every=500),
+                latent_channels=16,
+                widths=(32, 64, 96),
+            ),
             BidirectionalStage("bidirectional", UpdateConfig(1200, 8, 1e-3, average=0.99)),
             AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(3000, 8, 7e-4, average=0.99)),
             ConsistencyStage("consistency", "autoregressive", UpdateConfig(400, 8, 1e-4, average=0.99), guidance=1.5),
             *(
-                MatchingStage(f"matching-{steps}", "consistency", "bidirectional", UpdateConfig(150, 8, 2e-5, average=0.95), student_steps=steps)
+                MatchingStage(
+                    f"matching-{steps}", "consistency", "bidirectional", UpdateConfig(150, 8, 2e-5, average=0.95), student_steps=steps
+                )
                 for steps in (2, 1, 4)
             ),
         ),
@@ -57,12 +64,19 @@ def _maze(name: str, world: str, height: int, width: int, model: ModelConfig) ->
         clip_frames=24,
         shift=3.0,
         stages=(
-            CodecStage("codec", UpdateConfig(20_000, 64, 1e-3, average=0.999, save_every=2000), latent_channels=24, widths=(48, 96, 128)),
+            CodecStage(
+                "codec",
+                UpdateConfig(20_000, 64, 7e-4, clip_norm=0.3, warmup=500, average=0.999, save_every=2000),
+                latent_channels=24,
+                widths=(48, 96, 128),
+            ),
             BidirectionalStage("bidirectional", UpdateConfig(30_000, 32, 5e-4, average=0.999, save_every=1000)),
             AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(60_000, 32, 5e-4, average=0.999, save_every=1000)),
             ConsistencyStage("consistency", "autoregressive", UpdateConfig(8_000, 32, 1e-4, average=0.99, save_every=1000), guidance=1.5),
             *(
-                MatchingStage(f"matching-{steps}", "consistency", "bidirectional", UpdateConfig(2_000, 32, 2e-5, average=0.99), student_steps=steps)
+                MatchingStage(
+                    f"matching-{steps}", "consistency", "bidirectional", UpdateConfig(2_000, 32, 2e-5, average=0.99), student_steps=steps
+                )
                 for steps in (2, 1, 4)
             ),
         ),

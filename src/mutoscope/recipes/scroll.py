@@ -55,12 +55,16 @@ def scroll_smoke() -> RunConfig:
 
 def _stages(scale: int) -> tuple[StageConfig, ...]:
     return (
-        CodecStage("codec", UpdateConfig(600 * scale, 32, 2e-3, average=0.99), latent_channels=8, widths=(24, 32, 48), blocks=1),
+        CodecStage(
+            "codec", UpdateConfig(600 * scale, 32, 1e-3, clip_norm=0.3, average=0.99), latent_channels=8, widths=(24, 32, 48), blocks=1
+        ),
         BidirectionalStage("bidirectional", UpdateConfig(800 * scale, 8, 1e-3, average=0.99)),
         AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(1500 * scale, 8, 1e-3, average=0.99), weight="none"),
         ConsistencyStage("consistency", "autoregressive", UpdateConfig(400 * scale, 8, 2e-4, average=0.99), guidance=1.0),
         *(
-            MatchingStage(f"matching-{steps}", "consistency", "bidirectional", UpdateConfig(100 * scale, 8, 2e-5, average=0.95), student_steps=steps)
+            MatchingStage(
+                f"matching-{steps}", "consistency", "bidirectional", UpdateConfig(100 * scale, 8, 2e-5, average=0.95), student_steps=steps
+            )
             for steps in (2, 1, 4)
         ),
     )

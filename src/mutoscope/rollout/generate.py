@@ -29,7 +29,9 @@ def generate(
     batch, length = actions.shape[:2]
     chunk = checkpoint.manifest.chunk_frames
     if frames.shape[:2] != context_actions.shape[:2] or frames.shape[0] != batch or frames.shape[1] < 1:
-        raise ConfigError(f"frames {frames.shape[:2]}, context actions {context_actions.shape[:2]} and {batch} action rows do not belong together")
+        raise ConfigError(
+            f"frames {frames.shape[:2]}, context actions {context_actions.shape[:2]} and {batch} action rows do not belong together"
+        )
     session = Session(checkpoint, config, rows=batch)
     session.reset_from(frames, context_actions, known, [derive_seed(config.seed, "generate row", row) for row in range(batch)])
     padded = np.concatenate([actions, np.repeat(actions[:, -1:], -length % chunk, axis=1)], axis=1)

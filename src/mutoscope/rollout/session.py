@@ -14,7 +14,7 @@ from mutoscope.core.world import WorldSpec
 from mutoscope.memory.policy import PolicyConfig
 from mutoscope.memory.store import MemoryStore
 from mutoscope.models.checkpoint import Checkpoint, CheckpointManifest
-from mutoscope.models.codec import to_frames, to_model_pixels
+from mutoscope.models.codec import Codec, to_frames, to_model_pixels
 from mutoscope.models.conditions import Conditions, action_conditions
 from mutoscope.noise.schedule import few_step_levels, uniform_grid
 from mutoscope.rollout.executor import Executor, Planner, drive
@@ -73,12 +73,17 @@ class Session:
     def __init__(self, checkpoint: Checkpoint, config: SessionConfig, rows: int = 1) -> None:
         self.checkpoint, self.config, self.rows = checkpoint, config, rows
         manifest, model = checkpoint.manifest, checkpoint.model
+        self.codec: Codec = checkpoint.codec
         self.chunk_frames = manifest.chunk_frames
         self.device = next(model.parameters()).device
         self.executor = Executor(model)
         self.store = MemoryStore(model.config.cache(config.policy, self.chunk_frames, rows), device=self.device)
         self.sampler = choose_sampler(manifest, config)
-        self._begin(tuple(derive_seed(config.seed, "session row", row) for row in range(rows)))
+        self.seeds = tuple(derive_seed(config.seed, "session row", row) for row in range(rows))
+        self.num_frames = self.generated_chunks = 0
+        self.pending: Tensor | None = None
+        self.pending_conditions: Conditions | None = None
+        self.codec_state: Any = self.codec.start_decoding(rows)
 
     @property
     def world(self) -> WorldSpec:
@@ -108,8 +113,8 @@ class Session:
         self._begin(tuple(seeds))
         pixels = to_model_pixels(torch.from_numpy(np.ascontiguousarray(frames)).to(self.device))
         with torch.no_grad():
-            latents = self.checkpoint.codec.encode(pixels)
-            _, self.codec_state = self.checkpoint.codec.decode_next(latents, self.codec_state)
+            latents = self.codec.encode(pixels)
+            _, self.codec_state = self.codec.decode_next(latents, self.codec_state)
         conditions = self._conditions(actions[:, :, None], known)
         for frame in range(latents.shape[1]):
             self._commit(latents[:, frame : frame + 1], conditions.frames(frame, frame + 1))
@@ -138,7 +143,7 @@ class Session:
         wanted = (self.rows, self.chunk_frames, self.world.actions.dim)
         if actions.shape != wanted or not np.isfinite(actions).all():
             raise ConfigError(f"actions are {actions.shape}; they must be finite and {wanted} (row, chunk frame, action)")
-        stride = self.checkpoint.codec.temporal_stride
+        stride = self.codec.temporal_stride
         spread = np.repeat(actions[:, :, None], stride, axis=2)
         self.chunk_conditions = self._conditions(spread, np.ones(wanted[:2], dtype=bool))
         job = ChunkJob(self.store, slice(0, self.rows), self.chunk_frames, self.chunk_conditions, self._noise)
@@ -150,7 +155,7 @@ class Session:
         self.pending, self.pending_conditions = latents, self.chunk_conditions
         self.num_frames += self.chunk_frames
         self.generated_chunks += 1
-        pixels, self.codec_state = self.checkpoint.codec.decode_next(latents, self.codec_state)
+        pixels, self.codec_state = self.codec.decode_next(latents, self.codec_state)
         return to_frames(pixels).cpu().numpy()
 
     def snapshot(self) -> SessionState:
@@ -178,9 +183,8 @@ class Session:
         for row in range(self.rows):
             self.store.clear(row)
         self.seeds, self.num_frames, self.generated_chunks = seeds, 0, 0
-        self.pending: Tensor | None = None
-        self.pending_conditions: Conditions | None = None
-        self.codec_state = self.checkpoint.codec.start_decoding(self.rows)
+        self.pending = self.pending_conditions = None
+        self.codec_state = self.codec.start_decoding(self.rows)
 
     def _commit(self, latents: Tensor, conditions: Conditions) -> None:
         drive(self.executor, [commit_chunk(self.store, slice(0, self.rows), latents, conditions)])
@@ -190,7 +194,7 @@ class Session:
         return action_conditions(tensor, torch.from_numpy(np.array(known, dtype=bool)).to(self.device))
 
     def _noise(self, frame: int, draw: int) -> Tensor:
-        latent = self.checkpoint.codec.latent
+        latent = self.codec.latent
         shape = (self.chunk_frames, latent.channels, latent.height, latent.width)
         rows = [torch.randn(shape, generator=stream(seed, "play noise", frame, draw)) for seed in self.seeds]
         return torch.stack(rows).to(self.device)

@@ -1,6 +1,5 @@
 """From a stage's config to its run: the table of stages, and what their checkpoints say about how to be played."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
@@ -44,36 +43,38 @@ class StageFigures:
 
 def build_stage(run: RunConfig, stage: StageConfig, inputs: dict[str, Checkpoint], fresh: nn.Module, source: ClipSource) -> StageRun:
     """A stage ready for the loop. `fresh` is a new model (or codec) for the stages that start from nothing."""
-    if isinstance(stage, CodecStage):
-        assert isinstance(fresh, ConvCodec)
-        return CodecRun.make(stage, fresh)
-    assert isinstance(fresh, VideoTransformer)
-    models: dict[str, VideoTransformer] = {}
-    for name, checkpoint in inputs.items():
-        if checkpoint.model.config != fresh.config:
+    models = {name: checkpoint.model for name, checkpoint in inputs.items()}
+    for name, model in models.items():
+        if isinstance(fresh, VideoTransformer) and model.config != fresh.config:
             raise ConfigError(f"stage '{stage.name}': the checkpoint of '{name}' has a model of another size than this recipe's")
-        models[name] = checkpoint.model
-    makers: dict[type, Callable[[], StageRun]] = {
-        BidirectionalStage: lambda: BidirectionalRun.make(run, stage, fresh),
-        AutoregressiveStage: lambda: AutoregressiveRun.make(run, stage, models[stage.start].requires_grad_(True)),
-        OdeStage: lambda: OdeRun.make(run, stage, models[stage.start], source),
-        ConsistencyStage: lambda: ConsistencyRun.make(run, stage, models[stage.start]),
-        MatchingStage: lambda: MatchingRun.make(run, stage, models[stage.start], models[stage.score]),
-    }
-    return makers[type(stage)]()
+    match stage, fresh:
+        case CodecStage(), ConvCodec():
+            return CodecRun.make(stage, fresh)
+        case BidirectionalStage(), VideoTransformer():
+            return BidirectionalRun.make(run, stage, fresh)
+        case AutoregressiveStage(), _:
+            return AutoregressiveRun.make(run, stage, models[stage.start].requires_grad_(True))
+        case OdeStage(), _:
+            return OdeRun.make(run, stage, models[stage.start], source)
+        case ConsistencyStage(), _:
+            return ConsistencyRun.make(run, stage, models[stage.start])
+        case MatchingStage(), _:
+            return MatchingRun.make(run, stage, models[stage.start], models[stage.score])
+    raise ConfigError(f"stage '{stage.name}' of kind {type(stage).__name__} cannot be built around a {type(fresh).__name__}")
 
 
 def stage_figures(stage: StageConfig, inputs: dict[str, Checkpoint]) -> StageFigures:
     """What the manifest says about sampling."""
-    if isinstance(stage, CodecStage):
-        return StageFigures("codec")
-    if isinstance(stage, BidirectionalStage):
-        return StageFigures("bidirectional", action_dropout=stage.action_dropout)
-    if isinstance(stage, AutoregressiveStage):
-        return StageFigures("autoregressive", action_dropout=stage.action_dropout)
-    if isinstance(stage, OdeStage):
-        return StageFigures("ode", stage.solver_steps, stage.student_steps, max(4, stage.student_steps), stage.guidance)
-    if isinstance(stage, ConsistencyStage):
-        return StageFigures("consistency", stage.grid_steps, 4, 4, stage.guidance)
+    match stage:
+        case CodecStage():
+            return StageFigures("codec")
+        case BidirectionalStage():
+            return StageFigures("bidirectional", action_dropout=stage.action_dropout)
+        case AutoregressiveStage():
+            return StageFigures("autoregressive", action_dropout=stage.action_dropout)
+        case OdeStage():
+            return StageFigures("ode", stage.solver_steps, stage.student_steps, max(4, stage.student_steps), stage.guidance)
+        case ConsistencyStage():
+            return StageFigures("consistency", stage.grid_steps, 4, 4, stage.guidance)
     guidance = inputs[stage.start].manifest.distilled_guidance
     return StageFigures("matching", inputs[stage.start].manifest.teacher_steps, stage.student_steps, stage.first_chunk_steps, guidance)

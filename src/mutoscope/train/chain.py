@@ -142,7 +142,9 @@ def train_stage(chain: Chain, stage: StageConfig) -> None:
         learner = run_stage.learners["model"]
         manifest = replace(manifest, updates=learner.updates)
         starts = draw_starts(chain)
-        save_checkpoint(chain.checkpoint_path(stage.name), manifest, model=learner.module, average=learner.average, codec=codec, starts=starts)
+        save_checkpoint(
+            chain.checkpoint_path(stage.name), manifest, model=learner.module, average=learner.average, codec=codec, starts=starts
+        )
     chain.workers.wait()
 
 
@@ -200,8 +202,12 @@ def train_codec(chain: Chain, stage: CodecStage, plan: LoopPlan) -> None:
     run_loop(run_stage, source, plan, workers, lambda update: draw_samples(chain, stage, run_stage, codec, update))
     average = run_stage.learners["codec"].average
     assert isinstance(average, ConvCodec)
-    sampler = ClipSampler(chain.train_data, clip_frames=1, batch_size=64, seed=derive_seed(chain.run.seed, "latent statistics"), arrays=("frames",))
-    measure_latents(average, [to_model_pixels(torch.from_numpy(sampler.batch(index).arrays["frames"]).to(workers.device)) for index in range(32)])
+    sampler = ClipSampler(
+        chain.train_data, clip_frames=1, batch_size=64, seed=derive_seed(chain.run.seed, "latent statistics"), arrays=("frames",)
+    )
+    measure_latents(
+        average, [to_model_pixels(torch.from_numpy(sampler.batch(index).arrays["frames"]).to(workers.device)) for index in range(32)]
+    )
     if workers.leads:
         manifest = replace(stage_manifest(chain, stage, config, {}), updates=run_stage.learners["codec"].updates)
         manifest = replace(manifest, latent_mean=tuple(average.latent_mean.tolist()), latent_std=tuple(average.latent_std.tolist()))
@@ -245,7 +251,11 @@ def stage_manifest(chain: Chain, stage: StageConfig, codec: ConvCodecConfig, inp
 def draw_starts(chain: Chain) -> Starts:
     """Real held-out clips that play can begin from."""
     sampler = ClipSampler(
-        chain.held_out, clip_frames=START_FRAMES, batch_size=NUM_STARTS, seed=derive_seed(chain.run.seed, "starts"), arrays=("frames", "actions")
+        chain.held_out,
+        clip_frames=START_FRAMES,
+        batch_size=NUM_STARTS,
+        seed=derive_seed(chain.run.seed, "starts"),
+        arrays=("frames", "actions"),
     )
     batch = sampler.batch(0)
     frames, actions = torch.from_numpy(batch.arrays["frames"]), torch.from_numpy(batch.arrays["actions"])

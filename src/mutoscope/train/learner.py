@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +11,15 @@ from mutoscope.core.errors import ConfigError
 from mutoscope.models.checkpoint import freeze
 from mutoscope.train.config import UpdateConfig
 
+Module = TypeVar("Module", bound=nn.Module)
+
 
 @dataclass
-class Learner:
+class Learner(Generic[Module]):
     """fp32 master weights, AdamW, clipping, and an exponential moving average that starts after `average_from` updates."""
 
-    module: nn.Module
-    average: nn.Module
+    module: Module
+    average: Module
     optimiser: torch.optim.Optimizer
     config: UpdateConfig
     learning_rate: float
@@ -46,8 +49,8 @@ class Learner:
         pairs = zip(self.average.parameters(), self.module.parameters(), strict=True)
         for target, source in pairs:
             target.lerp_(source, 1 - decay)
-        for target, source in zip(self.average.buffers(), self.module.buffers(), strict=True):
-            target.copy_(source)
+        for kept, current in zip(self.average.buffers(), self.module.buffers(), strict=True):
+            kept.copy_(current)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs, as named tensors: weights, average and optimiser state."""
@@ -61,7 +64,7 @@ class Learner:
         """Bring back what `tensors` gave."""
         self.module.load_state_dict(_under(tensors, "model/"))
         self.average.load_state_dict(_under(tensors, "average/"))
-        state: dict[int, dict[str, Tensor]] = {}
+        state: dict[int, dict[str, Any]] = {}
         for name, value in _under(tensors, "optimiser/").items():
             index, key = name.split("/", 1)
             state.setdefault(int(index), {})[key] = value
@@ -70,8 +73,8 @@ class Learner:
 
 
 def make_learner(
-    module: nn.Module, config: UpdateConfig, *, learning_rate: float | None = None, decay: float | None = None, average_from: int = 0
-) -> Learner:
+    module: Module, config: UpdateConfig, *, learning_rate: float | None = None, decay: float | None = None, average_from: int = 0
+) -> Learner[Module]:
     """A learner for `module`; the average starts as its copy."""
     rate = config.learning_rate if learning_rate is None else learning_rate
     decayed = [parameter for parameter in module.parameters() if parameter.ndim >= 2]

@@ -2,11 +2,11 @@
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -27,7 +27,10 @@ class Interrupted(MutoscopeError):
 class StageRun(Protocol):
     """A stage in progress: models, and how one of them learns from a micro-batch."""
 
-    learners: dict[str, Learner]
+    @property
+    def learners(self) -> Mapping[str, Learner[Any]]:
+        """Who learns, by name."""
+        ...
 
     def turns(self, update: int) -> tuple[str, ...]:
         """Names of the learners that learn in this update, in order."""
@@ -81,7 +84,9 @@ def run_loop(stage: StageRun, source: BatchSource, plan: LoopPlan, workers: Work
                     sample(update + 1)
                 workers.wait()
             if stopping and update < total - 1:
-                raise Interrupted(f"stopped stage '{plan.name}' at update {update + 1} of {total} and saved it; run the same command to go on")
+                raise Interrupted(
+                    f"stopped stage '{plan.name}' at update {update + 1} of {total} and saved it; run the same command to go on"
+                )
 
 
 def one_update(stage: StageRun, source: BatchSource, plan: LoopPlan, workers: Workers, update: int) -> dict[str, float]:
@@ -104,11 +109,13 @@ def one_update(stage: StageRun, source: BatchSource, plan: LoopPlan, workers: Wo
 
 
 @contextmanager
-def stop_requests():
+def stop_requests() -> Iterator[list[int]]:
     """A list that becomes non-empty when the process is asked to stop; the handlers from before are put back."""
     requests: list[int] = []
     try:
-        before = {number: signal.signal(number, lambda number, frame: requests.append(number)) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {
+            number: signal.signal(number, lambda number, frame: requests.append(number)) for number in (signal.SIGINT, signal.SIGTERM)
+        }
     except ValueError:  # not the main thread: nobody sends signals here
         before = {}
     try:

@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from mutoscope.core.errors import MissingPackageError, optional_import
 from mutoscope.train.state import append_json_line
@@ -33,7 +33,7 @@ class Monitor:
             self.board.close()
 
 
-def _tensorboard(folder: Path):
+def _tensorboard(folder: Path) -> Any:
     try:
         module = optional_import("torch.utils.tensorboard", package="tensorboard", extra="train")
     except MissingPackageError:

@@ -17,6 +17,7 @@ from mutoscope.media.sheet import contact_sheet, write_png
 from mutoscope.media.video import write_video
 from mutoscope.models.checkpoint import Checkpoint, freeze
 from mutoscope.models.codec import ConvCodec, to_frames
+from mutoscope.models.conditions import Conditions
 from mutoscope.models.denoise import bidirectional
 from mutoscope.noise.schedule import uniform_grid
 from mutoscope.rollout.generate import generate
@@ -35,7 +36,9 @@ def draw_samples(chain: "Chain", stage: StageConfig, run_stage: StageRun, codec:
     """Write `samples/update-N.mp4` and `.png` and refresh `curves.png`; packages that are absent are named once, and nothing stops."""
     folder = chain.folder / stage.name
     frames = 1 if isinstance(stage, CodecStage) else max(chain.run.clip_frames, CONTEXT + 12)
-    sampler = ClipSampler(chain.held_out, clip_frames=frames, batch_size=ROWS, seed=derive_seed(chain.run.seed, "samples"), arrays=("frames", "actions"))
+    sampler = ClipSampler(
+        chain.held_out, clip_frames=frames, batch_size=ROWS, seed=derive_seed(chain.run.seed, "samples"), arrays=("frames", "actions")
+    )
     batch = sampler.batch(0)
     real = np.ascontiguousarray(batch.arrays["frames"])
     clip, conditions = clip_tensors(batch, "frames", chain.workers.device)
@@ -74,7 +77,7 @@ def reconstruct(run_stage: StageRun, clip: Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def sample_whole_clips(chain: "Chain", run_stage: StageRun, codec: ConvCodec, conditions) -> np.ndarray:
+def sample_whole_clips(chain: "Chain", run_stage: StageRun, codec: ConvCodec, conditions: Conditions) -> np.ndarray:
     """Clips of the bidirectional teacher from noise, under real actions."""
     model, latent = run_stage.learners["model"].average, codec.latent
     shape = (ROWS, chain.run.clip_frames, latent.channels, latent.height, latent.width)

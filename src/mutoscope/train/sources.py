@@ -10,7 +10,8 @@ from torch import Tensor
 from mutoscope.core.progress import Progress
 from mutoscope.core.streams import derive_seed
 from mutoscope.data.batches import Batch, ClipSampler
-from mutoscope.data.clips import ClipDataset, DatasetWriter, open_dataset
+from mutoscope.data.clips import ClipDataset, open_dataset
+from mutoscope.data.writer import DatasetWriter
 from mutoscope.models.codec import ConvCodec, to_model_pixels
 from mutoscope.models.conditions import Conditions, action_conditions
 from mutoscope.train.batch import ClipBatch, Draws
@@ -60,12 +61,13 @@ def clip_tensors(batch: Batch, array: str, device: torch.device) -> tuple[Tensor
 
 @torch.no_grad()
 def encode_dataset(source: ClipDataset, codec: ConvCodec, target: Path, device: torch.device) -> ClipDataset:
-    """Encode every episode once, as float16 latents beside its actions; a finished target is reused."""
+    """Encode every episode once, as float16 latents beside its actions; a finished target is reused, a half-written one goes on."""
     if (target / "manifest.json").is_file():
         return open_dataset(target)
     writer = DatasetWriter(target, world=source.world, seed=source.manifest.seed)
-    with Progress(len(source.episodes), "encoding latents") as bar:
-        for episode in source.episodes:
+    done = writer.next_episode
+    with Progress(len(source.episodes), "encoding latents", done=done) as bar:
+        for episode in source.episodes[done:]:
             arrays = source.read(episode.index, 0, episode.num_frames, ("frames", "actions"))
             latents = [
                 codec.encode(to_model_pixels(torch.from_numpy(part).to(device))[None])[0].half().cpu().numpy()

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,14 +17,16 @@ from mutoscope.train.learner import Learner
 KEEP = 2
 
 
-def save_state(folder: Path, step: int, learners: dict[str, Learner], identity: str) -> None:
+def save_state(folder: Path, step: int, learners: Mapping[str, Learner[Any]], identity: str) -> None:
     """Write `folder/update-XXXXXXXX`; its state.json comes last, so that an interrupted write is never taken for a state."""
     target = folder / f"update-{step:08d}"
     target.mkdir(parents=True, exist_ok=True)
     for name, learner in learners.items():
         tensors = {key: value.detach().contiguous().cpu() for key, value in learner.tensors().items()}
         write_bytes(target / f"{name}.safetensors", save(tensors))
-    write_json(target / "state.json", {"step": step, "identity": identity, "updates": {name: item.updates for name, item in learners.items()}})
+    write_json(
+        target / "state.json", {"step": step, "identity": identity, "updates": {name: item.updates for name, item in learners.items()}}
+    )
     for old in complete_states(folder)[:-KEEP]:
         shutil.rmtree(old)
 
@@ -32,7 +36,7 @@ def complete_states(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("update-*/state.json"))
 
 
-def load_state(folder: Path, learners: dict[str, Learner], identity: str) -> int:
+def load_state(folder: Path, learners: Mapping[str, Learner[Any]], identity: str) -> int:
     """Restore the newest state and return its update, 0 where there is none. A state of another recipe is refused."""
     states = complete_states(folder)
     if not states:
@@ -47,7 +51,9 @@ def load_state(folder: Path, learners: dict[str, Learner], identity: str) -> int
         try:
             tensors = load_file(states[-1] / f"{name}.safetensors")
         except (SafetensorError, FileNotFoundError) as error:
-            raise CheckpointError(f"{states[-1] / name}.safetensors cannot be read ({error}); delete that folder to use the state before it") from error
+            raise CheckpointError(
+                f"{states[-1] / name}.safetensors cannot be read ({error}); delete that folder to use the state before it"
+            ) from error
         learner.restore(tensors, state["updates"][name])
     return int(state["step"])
 
@@ -73,7 +79,7 @@ def cut_json_lines(path: Path, before: int) -> None:
     write_bytes(path, "".join(line + "\n" for line in kept).encode())
 
 
-def precision_context(precision: str, device: torch.device):
+def precision_context(precision: str, device: torch.device) -> torch.autocast:
     """Autocast to bfloat16 where asked for, or with "auto" on CUDA devices that have it; weights stay float32."""
     wide = precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
     return torch.autocast(device.type, torch.bfloat16, enabled=wide)

@@ -16,7 +16,7 @@ class CodecRun:
     """Learns `codec` from frames `[B, F, 3, H, W]` in [-1, 1]."""
 
     config: CodecStage
-    learners: dict[str, Learner]
+    learners: dict[str, Learner[ConvCodec]]
 
     @staticmethod
     def make(config: CodecStage, codec: ConvCodec) -> "CodecRun":
@@ -30,7 +30,6 @@ class CodecRun:
     def loss(self, turn: str, batch: ClipBatch) -> tuple[Tensor, dict[str, float]]:
         """L2 + 0.2 L1 of the reconstruction from noisy latents; the latents' scale is held near 1 by the bound and a weak penalty."""
         codec = self.learners["codec"].module
-        assert isinstance(codec, ConvCodec)
         pixels = batch.clean.flatten(0, 1)
         latents = codec.encode_raw(pixels)
         noise = batch.draws.normal("codec latent", batch.clean.shape[1], *latents.shape[1:]).flatten(0, 1)

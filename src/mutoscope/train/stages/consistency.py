@@ -30,7 +30,7 @@ class ConsistencyRun:
     run: RunConfig
     config: ConsistencyStage
     teacher: VideoTransformer
-    learners: dict[str, Learner]
+    learners: dict[str, Learner[VideoTransformer]]
 
     @staticmethod
     def make(run: RunConfig, config: ConsistencyStage, teacher: VideoTransformer) -> "ConsistencyRun":
@@ -51,7 +51,9 @@ class ConsistencyRun:
         x_now = add_noise(clean, draws.normal("noise", *clean.shape[1:]), now)
         with torch.no_grad():
             x_after = consistency_pair(x_now, self._guided(x_now, now, clean, conditions, clip), now, after)
-            velocity_after = denoise_given_context(target, x_after, after, conditions, clip, encode_context(target, clean, conditions, clip))
+            velocity_after = denoise_given_context(
+                target, x_after, after, conditions, clip, encode_context(target, clean, conditions, clip)
+            )
         velocity_now = denoise_given_context(student, x_now, now, conditions, clip, encode_context(student, clean, conditions, clip))
         return consistency_loss(x_now, velocity_now, now, x_after, velocity_after, after), {}
 
@@ -64,7 +66,9 @@ class ConsistencyRun:
 
     def _guided(self, x: Tensor, sigma: Tensor, clean: Tensor, conditions: Conditions, clip: ClipLayout) -> Tensor:
         """The teacher's guided velocity; one context serves both branches."""
-        return guided_velocity(self.teacher, x, sigma, conditions, clip, encode_context(self.teacher, clean, conditions, clip), self.config.guidance)
+        return guided_velocity(
+            self.teacher, x, sigma, conditions, clip, encode_context(self.teacher, clean, conditions, clip), self.config.guidance
+        )
 
 
 def guided_velocity(

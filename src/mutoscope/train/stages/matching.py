@@ -28,7 +28,7 @@ class MatchingRun:
     run: RunConfig
     config: MatchingStage
     teacher: VideoTransformer
-    learners: dict[str, Learner]
+    learners: dict[str, Learner[VideoTransformer]]
 
     @staticmethod
     def make(run: RunConfig, config: MatchingStage, student: VideoTransformer, score: VideoTransformer) -> "MatchingRun":

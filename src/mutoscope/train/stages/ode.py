@@ -45,7 +45,7 @@ class OdeRun:
     config: OdeStage
     teacher: VideoTransformer
     source: BatchSource
-    learners: dict[str, Learner]
+    learners: dict[str, Learner[VideoTransformer]]
     solved: list[Trajectory] = field(default_factory=list)
 
     @staticmethod

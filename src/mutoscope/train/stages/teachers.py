@@ -33,7 +33,7 @@ class BidirectionalRun:
 
     run: RunConfig
     config: BidirectionalStage
-    learners: dict[str, Learner]
+    learners: dict[str, Learner[VideoTransformer]]
 
     @staticmethod
     def make(run: RunConfig, config: BidirectionalStage, model: VideoTransformer) -> "BidirectionalRun":
@@ -60,7 +60,7 @@ class AutoregressiveRun:
 
     run: RunConfig
     config: AutoregressiveStage
-    learners: dict[str, Learner]
+    learners: dict[str, Learner[VideoTransformer]]
 
     @staticmethod
     def make(run: RunConfig, config: AutoregressiveStage, model: VideoTransformer) -> "AutoregressiveRun":
