@@ -141,7 +141,7 @@ def make_doom(name: str, *, height: int, width: int, frame_skip: int) -> DoomWor
 
 
 def _start_game(scenario: Scenario, folder: Path, height: int, width: int) -> Any:
-    vizdoom = optional_import("vizdoom", package="vizdoom", extra="play")
+    vizdoom = optional_import("vizdoom", package="vizdoom", extra="record")
     game = vizdoom.DoomGame()
     game.load_config(str(Path(vizdoom.scenarios_path) / f"{scenario.file}.cfg"))
     game.set_doom_config_path(str(folder / "vizdoom.ini"))
