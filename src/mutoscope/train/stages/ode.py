@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass, field
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from mutoscope.models.denoise import denoise_given_context, encode_context
 from mutoscope.models.transformer import VideoTransformer
 from mutoscope.noise.schedule import euler_step, few_step_levels, per_chunk, uniform_grid
 from mutoscope.objectives.ode import ode_loss
-from mutoscope.train.batch import ClipBatch
+from mutoscope.train.batch import ClipBatch, Draws
 from mutoscope.train.config import OdeStage, RunConfig
 from mutoscope.train.learner import Learner, make_learner
 from mutoscope.train.loop import BatchSource
@@ -39,7 +40,7 @@ class Trajectory:
 
 @dataclass
 class OdeRun:
-    """Trajectories are solved once per clip batch of the first `trajectories / batch` updates and kept; then they are revisited."""
+    """The clips of `trajectories / batch_size` batches are solved once and kept; every update visits the next batch of them."""
 
     run: RunConfig
     config: OdeStage
@@ -60,7 +61,7 @@ class OdeRun:
     def loss(self, turn: str, batch: ClipBatch) -> tuple[Tensor, dict[str, float]]:
         """|| x0_student(x_s, s | clean past) - teacher's end point ||^2 at a random student level per chunk."""
         student, draws = self.learners["model"].module, batch.draws
-        solved = self._trajectory(draws.step * self.config.update.accumulate + draws.samples[0] // len(draws.samples))
+        solved = self._trajectory(draws)
         lengths, clip = solved.lengths, solved.clip
         levels = few_step_levels(self.config.student_steps, self.run.shift).to(solved.clean)
         index = per_chunk(draws.integer("level", len(levels), len(lengths)), lengths)
@@ -70,16 +71,20 @@ class OdeRun:
         velocity = denoise_given_context(student, x, sigma, solved.conditions, clip, context)
         return ode_loss(x, velocity, sigma, solved.end_point), {}
 
-    def _trajectory(self, index: int) -> Trajectory:
-        """The stored trajectory batch of an update; all are solved at the first call, so that a resumed run has the same ones."""
+    def _trajectory(self, draws: Draws) -> Trajectory:
+        """The stored clips at this micro-batch's place in the whole batch, so that cutting a batch differently changes nothing.
+
+        All are solved at the first call; a resumed run solves the same ones again.
+        """
+        update = self.config.update
         if not self.solved:
-            per_batch = self.config.update.batch_size // self.config.update.accumulate
-            count = max(1, self.config.trajectories // per_batch)
-            with Progress(count, "solving trajectories") as bar:
-                for number in range(count):
-                    self.solved.append(self.solve(self.source.batch("trajectories", number, 0, self.config.update.accumulate)))
+            count = max(1, self.config.trajectories // update.batch_size)
+            with Progress(count * update.accumulate, "solving trajectories") as bar:
+                for number, micro in product(range(count), range(update.accumulate)):
+                    self.solved.append(self.solve(self.source.batch("trajectories", number, micro, update.accumulate)))
                     bar.advance()
-        return self.solved[index % len(self.solved)]
+        micro = draws.samples[0] // len(draws.samples) % update.accumulate
+        return self.solved[(draws.step * update.accumulate + micro) % len(self.solved)]
 
     @torch.no_grad()
     def solve(self, batch: ClipBatch) -> Trajectory:
