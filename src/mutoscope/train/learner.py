@@ -27,16 +27,16 @@ class Learner(Generic[Module]):
     average_from: int
     updates: int = 0
 
-    def learn(self, total_updates: int) -> float:
-        """Clip, step and average. Returns the gradient norm before clipping; NaN or infinity is an error that says so."""
+    def learn(self, update: int, total_updates: int) -> float:
+        """Clip, step and average, at the rate of the run's update. Returns the norm before clipping; NaN or infinity is an error."""
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip_norm)
         if not torch.isfinite(norm):
             raise ConfigError(
-                f"the gradient norm became {norm.item()} at update {self.updates}; the last saved state is intact. "
+                f"the gradient norm became {norm.item()} at update {update}; the last saved state is intact. "
                 "Lower the learning rate, or check the data with 'mutoscope check'"
             )
         for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate * schedule(self.updates, total_updates, self.config)
+            group["lr"] = self.learning_rate * schedule(update, total_updates, self.config)
         self.optimiser.step()
         self.updates += 1
         self.update_average()

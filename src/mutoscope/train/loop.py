@@ -103,7 +103,7 @@ def one_update(stage: StageRun, source: BatchSource, plan: LoopPlan, workers: Wo
             for name, value in {"loss": float(loss.detach()), **more}.items():
                 figures[f"{turn}/{name}"] = figures.get(f"{turn}/{name}", 0.0) + value / accumulate
         workers.average_gradients(learner.module)
-        figures[f"{turn}/gradient_norm"] = learner.learn(plan.config.updates)
+        figures[f"{turn}/gradient_norm"] = learner.learn(update, plan.config.updates)
         learner.module.requires_grad_(False)
     return figures
 
