@@ -12,6 +12,7 @@ WEIGHTS = {"forward": 0.6, "backward": 0.12, "left": 0.15, "right": 0.15, "turn_
 OPPOSITES = (("forward", "backward"), ("left", "right"), ("turn_left", "turn_right"), ("up", "down"))
 HOLD_FRAMES = {"forward": 14.0, "turn_left": 7.0, "left": 7.0}
 SHORT_HOLD_FRAMES = 6.0
+STUCK_FRAMES, ESCAPE_FRAMES = 2, (6, 18)
 
 
 class ActionPolicy(Protocol):
@@ -34,19 +35,24 @@ class Axis:
 class HoldButtons:
     """For multi-binary actions: every pair of opposites is its own axis, held for a geometric time of its own.
 
-    Forward is pressed most. After two frames in which pressing changed nothing, all axes are drawn anew.
+    Forward is pressed most. After two frames in which pressing changed nothing (a wall), everything is let go and, where
+    there are keys for it, one turns for some ten frames; without such keys all axes are drawn anew.
     """
 
     def __init__(self, spec: ActionSpec, generator: np.random.Generator) -> None:
         self._dim, self._generator, self._idle = spec.dim, generator, 0
-        self._axes = [_axis(spec, names) for names in _groups(spec.names)]
+        groups = _groups(spec.names)
+        self._axes = [_axis(spec, names) for names in groups]
+        self._turn = next((axis for axis, names in zip(self._axes, groups, strict=True) if "turn_left" in names), None)
 
     def act(self, stuck: bool) -> np.ndarray:
         """The next action, 0 or 1 per button, float32 `[dim]`."""
         self._idle = self._idle + 1 if stuck else 0
+        if self._idle >= STUCK_FRAMES:
+            self._escape()
         vector = np.zeros(self._dim, np.float32)
         for axis in self._axes:
-            if axis.left == 0 or self._idle >= 2:
+            if axis.left == 0:
                 self._draw(axis)
             axis.left -= 1
             if axis.current is not None:
@@ -56,6 +62,14 @@ class HoldButtons:
     def _draw(self, axis: Axis) -> None:
         axis.current = axis.choices[int(self._generator.choice(len(axis.choices), p=axis.chances))]
         axis.left = int(self._generator.geometric(1.0 / axis.hold_frames))
+
+    def _escape(self) -> None:
+        self._idle = 0
+        hold = int(self._generator.integers(*ESCAPE_FRAMES))
+        for axis in self._axes:
+            axis.current, axis.left = None, hold if self._turn else 0
+        if self._turn:
+            self._turn.current = self._turn.choices[int(self._generator.integers(len(self._turn.choices) - 1))]
 
 
 class HoldChoice:

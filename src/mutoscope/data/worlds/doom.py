@@ -17,6 +17,7 @@ from mutoscope.data.worlds.picture import scale
 TICS_PER_SECOND = 35
 START_SECONDS = 60.0
 SETTLE_TICS = 4
+PILLAR = "TechPillar"
 BUTTONS = {
     "forward": "MOVE_FORWARD",
     "backward": "MOVE_BACKWARD",
@@ -48,22 +49,28 @@ class Scenario:
 
     file      the scenario's name in the ViZDoom package
     buttons   the keys the player has
-    start     where an episode may begin, anywhere in it; None: where the scenario itself puts the player
-    fence     where the player may walk; beyond it a step is not taken, as if there were glass; None: everywhere
+    start     where an episode may begin, in any direction; none: where the scenario itself puts the player
+    pillars   (x, y, degrees): a player who stands there and looks that way has a pillar 48 units ahead, which bars a doorway
     remove    kinds of things that are taken out when an episode begins
     """
 
     file: str
     buttons: tuple[str, ...] = WALK
-    start: Area | None = None
-    fence: Area | None = None
+    start: tuple[Area, ...] = ()
+    pillars: tuple[tuple[float, float, float], ...] = ()
     remove: tuple[str, ...] = ()
 
 
 SCENARIOS = {
     "doom": Scenario("my_way_home", remove=("GreenArmor",)),
-    "doom-basic": Scenario("basic", (*WALK, "left", "right"), start=Area(-420, -164, 36, 228)),
-    "doom-gathering": Scenario("health_gathering", start=Area(40, 40, 1176, 1176), remove=("Medikit",)),
+    "doom-wing": Scenario(
+        "my_way_home",
+        start=(Area(980, -12, 1100, 108), Area(980, -236, 1100, -116), Area(1012, -396, 1068, -270)),
+        pillars=((1000, 48, 180),),
+        remove=("GreenArmor",),
+    ),
+    "doom-basic": Scenario("basic", (*WALK, "left", "right"), start=(Area(-420, -164, 36, 228),)),
+    "doom-gathering": Scenario("health_gathering", start=(Area(40, 40, 1176, 1176),), remove=("Medikit",)),
 }
 
 
@@ -81,6 +88,7 @@ class DoomWorld(gymnasium.Env[np.ndarray, np.ndarray]):
         self.render_mode = "rgb_array"
         self._scenario, self._frame_skip = scenario, frame_skip
         self._folder = tempfile.TemporaryDirectory(prefix="mutoscope-doom-")
+        self._still = [0.0] * (len(scenario.buttons) + 1)
         self._game = _start_game(scenario, Path(self._folder.name), height, width)
         self._image = np.zeros((height, width, 3), np.uint8)
         self._pose = np.zeros(len(POSE), np.float32)
@@ -114,17 +122,25 @@ class DoomWorld(gymnasium.Env[np.ndarray, np.ndarray]):
         self._folder.cleanup()
 
     def _place(self, generator: np.random.Generator) -> None:
-        commands = ["god", *(f"remove {kind}" for kind in self._scenario.remove)]
-        turn = 0.0
-        if area := self._scenario.start:
+        self._command("god", *(f"remove {kind}" for kind in self._scenario.remove))
+        for x, y, heading in self._scenario.pillars:
+            self._stand(x, y, heading)
+            self._command(f"summon {PILLAR}")
+        if areas := self._scenario.start:
+            area = areas[generator.choice(len(areas), p=_shares(areas))]
             x, y = generator.uniform((area.left, area.bottom), (area.right, area.top))
-            commands.append(f"warp {x:.0f} {y:.0f}")
-            turn = float(generator.uniform(-180, 180))
-        still = [0.0] * len(self._scenario.buttons)
+            self._stand(x, y, generator.uniform(0, 360))
+        self._advance(self._still, SETTLE_TICS)
+
+    def _stand(self, x: float, y: float, heading: float) -> None:
+        self._command(f"warp {x:.0f} {y:.0f}")
+        angle = self._game.get_state().game_variables[list(POSE).index("angle")]
+        self._advance([*self._still[:-1], float(angle - heading)], 1)
+
+    def _command(self, *commands: str) -> None:
         for command in commands:
             self._game.send_game_command(command)
-        self._advance([*still, turn], 1)
-        self._advance([*still, 0.0], SETTLE_TICS)
+        self._advance(self._still, 1)
 
     def _advance(self, buttons: list[float], tics: int) -> None:
         self._game.make_action(buttons, tics)
@@ -159,6 +175,11 @@ def _start_game(scenario: Scenario, folder: Path, height: int, width: int) -> An
     game.add_game_args(GAME_ARGUMENTS)
     _init_within(game, START_SECONDS)
     return game
+
+
+def _shares(areas: tuple[Area, ...]) -> np.ndarray:
+    sizes = np.array([(area.right - area.left) * (area.top - area.bottom) for area in areas])
+    return sizes / sizes.sum()
 
 
 def _resolution(height: int, width: int) -> str:
