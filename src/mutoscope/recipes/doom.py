@@ -32,7 +32,7 @@ def doom_basic() -> RunConfig:
                 widths=(32, 64, 96),
             ),
             BidirectionalStage("bidirectional", UpdateConfig(1200, 8, 1e-3, average=0.99)),
-            AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(3000, 8, 7e-4, average=0.99)),
+            AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(2500, 8, 7e-4, average=0.99)),
             ConsistencyStage("consistency", "autoregressive", UpdateConfig(400, 8, 1e-4, average=0.99), guidance=1.5),
             *(
                 MatchingStage(
