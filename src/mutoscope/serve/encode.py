@@ -27,7 +27,7 @@ class Encoder(Protocol):
 class H264Encoder:
     """One picture in, one access unit out. The first is a key picture and carries the stream's parameters."""
 
-    def __init__(self, height: int, width: int, rate: float, *, quality: int = 20) -> None:
+    def __init__(self, height: int, width: int, rate: float, *, quality: int = 17) -> None:
         self._av = optional_import("av", package="av", extra="play")
         self._scale = 2 if height <= SMALL_HEIGHT else 1
         self._context = self._av.CodecContext.create("libx264", "w")

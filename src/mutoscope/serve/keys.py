@@ -41,7 +41,8 @@ def bindings(actions: ActionSpec) -> dict[str, str]:
         return _axis_bindings(actions)
     names = held_names(actions)
     table = {code: next((name for name in wanted if name in names), "") for code, wanted in PREFERENCES.items()}
-    table = {code: name for code, name in table.items() if name}
+    # Q and E turn where A and D strafe; where A and D turn, a third key for it would only be clutter.
+    table = {code: name for code, name in table.items() if name and not (code in ("KeyQ", "KeyE") and table["KeyA"] == "turn_left")}
     rest = [name for name in names if name not in table.values()]
     return table | {f"Digit{index}": name for index, name in enumerate(rest[:9], start=1)}
 

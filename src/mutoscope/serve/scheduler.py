@@ -97,10 +97,6 @@ class SendWindow:
         while self._sent and next(iter(self._sent)) <= frame:
             self._sent.popitem(last=False)
 
-    def forget(self) -> None:
-        """The page starts anew: nothing that was sent will be acknowledged."""
-        self._sent.clear()
-
 
 class InputSlot:
     """The newest input, and nothing older: ids only grow, and a tap shorter than a frame still counts for one frame.
