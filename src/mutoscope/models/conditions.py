@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from mutoscope.core.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Conditions:
@@ -45,6 +47,14 @@ def action_conditions(actions: Tensor, known: Tensor) -> Conditions:
     return Conditions(actions, known, actions.new_zeros(actions.shape[0], 0, 0))
 
 
-def join(first: Conditions, second: Conditions) -> Conditions:
-    """Two stretches of the same clip, one after the other."""
-    return Conditions(torch.cat([first.actions, second.actions], dim=1), torch.cat([first.known, second.known], dim=1), first.text)
+def clip_conditions(actions: Tensor, known: Tensor, temporal_stride: int) -> Conditions:
+    """Actions of pixel frames `[B, T, A]`, known `[B, T]` -> conditions of the clip's frames (no text).
+
+    The first pixel frame stands alone: its frame carries its action `temporal_stride` times. Every later frame
+    carries the actions of its own `temporal_stride` pixel frames, and is known if all of them are.
+    """
+    spread = torch.cat([actions[:, :1].expand(-1, temporal_stride, -1), actions[:, 1:]], dim=1)
+    flags = torch.cat([known[:, :1].expand(-1, temporal_stride), known[:, 1:]], dim=1)
+    if spread.shape[1] % temporal_stride:
+        raise ConfigError(f"{actions.shape[1]} pixel frames are not 1 + a multiple of the temporal stride {temporal_stride}")
+    return action_conditions(spread.unflatten(1, (-1, temporal_stride)), flags.unflatten(1, (-1, temporal_stride)).all(dim=2))

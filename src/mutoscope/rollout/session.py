@@ -15,7 +15,7 @@ from mutoscope.memory.policy import PolicyConfig
 from mutoscope.memory.store import MemoryStore
 from mutoscope.models.checkpoint import Checkpoint, CheckpointManifest
 from mutoscope.models.codec import Codec, to_frames, to_model_pixels
-from mutoscope.models.conditions import Conditions, action_conditions
+from mutoscope.models.conditions import Conditions, action_conditions, clip_conditions
 from mutoscope.noise.schedule import few_step_levels, uniform_grid
 from mutoscope.rollout.executor import Executor, Planner, drive
 from mutoscope.rollout.planner import ChunkJob, Trace, commit_chunk, euler_chunk, few_step_chunk
@@ -115,7 +115,8 @@ class Session:
         with torch.no_grad():
             latents = self.codec.encode(pixels)
             _, self.codec_state = self.codec.decode_next(latents, self.codec_state)
-        conditions = self._conditions(actions[:, :, None], known)
+        vectors = torch.from_numpy(np.array(actions, dtype=np.float32)).to(self.device)
+        conditions = clip_conditions(vectors, torch.from_numpy(np.array(known, dtype=bool)).to(self.device), self.codec.temporal_stride)
         for frame in range(latents.shape[1]):
             self._commit(latents[:, frame : frame + 1], conditions.frames(frame, frame + 1))
         self.num_frames = latents.shape[1]

@@ -67,7 +67,8 @@ def run_loop(stage: StageRun, source: BatchSource, plan: LoopPlan, workers: Work
     """
     states, total = plan.folder / "state", plan.config.updates
     first = load_state(states, stage.learners, plan.identity)
-    cut_json_lines(plan.folder / "metrics.jsonl", first)
+    if workers.leads:
+        cut_json_lines(plan.folder / "metrics.jsonl", first)
     with Monitor(plan.folder, workers.leads) as monitor, stop_requests() as stop, Progress(total, plan.name, done=first) as bar:
         for update in range(first, total):
             began = time.monotonic()
@@ -83,7 +84,7 @@ def run_loop(stage: StageRun, source: BatchSource, plan: LoopPlan, workers: Work
                     save_state(states, update + 1, stage.learners, plan.identity)
                     sample(update + 1)
                 workers.wait()
-            if stopping and update < total - 1:
+            if stopping:
                 raise Interrupted(
                     f"stopped stage '{plan.name}' at update {update + 1} of {total} and saved it; run the same command to go on"
                 )

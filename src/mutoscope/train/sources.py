@@ -13,7 +13,7 @@ from mutoscope.data.batches import Batch, ClipSampler
 from mutoscope.data.clips import ClipDataset, open_dataset
 from mutoscope.data.writer import DatasetWriter
 from mutoscope.models.codec import ConvCodec, to_model_pixels
-from mutoscope.models.conditions import Conditions, action_conditions
+from mutoscope.models.conditions import Conditions, clip_conditions
 from mutoscope.train.batch import ClipBatch, Draws
 from mutoscope.train.config import UpdateConfig
 from mutoscope.train.parallel import Workers
@@ -55,8 +55,8 @@ def clip_tensors(batch: Batch, array: str, device: torch.device) -> tuple[Tensor
     """Clean clips (pixels in [-1, 1] or latents) and their conditions, for a world of temporal stride 1."""
     values = torch.from_numpy(np.ascontiguousarray(batch.arrays[array])).to(device)
     clean = to_model_pixels(values) if array == "frames" else values.float()
-    actions = torch.from_numpy(np.ascontiguousarray(batch.arrays["actions"])).to(device).float()[:, :, None]
-    return clean, action_conditions(actions, torch.from_numpy(batch.known).to(device))
+    actions = torch.from_numpy(np.ascontiguousarray(batch.arrays["actions"])).to(device).float()
+    return clean, clip_conditions(actions, torch.from_numpy(batch.known).to(device), temporal_stride=1)
 
 
 @torch.no_grad()
