@@ -13,8 +13,11 @@ from mutoscope.core.errors import ConfigError
 
 
 def shift(sigma: Tensor, k: float) -> Tensor:
-    """k s / (1 + (k - 1) s): more time at high noise for k > 1 (SD3, arXiv 2403.03206, eq. 23)."""
-    return k * sigma / (1 + (k - 1) * sigma)
+    """k s / (1 + (k - 1) s): more time at high noise for k > 1 (SD3, arXiv 2403.03206, eq. 23).
+
+    Written with k s + (1 - s) below the line, so that 0 and 1 stay exactly 0 and 1 for every k.
+    """
+    return k * sigma / (k * sigma + (1 - sigma))
 
 
 def uniform_grid(num_steps: int, k: float) -> Tensor:
