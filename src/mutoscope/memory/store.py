@@ -99,10 +99,12 @@ class MemoryStore:
         }
 
     def restore(self, parked: dict) -> None:
-        """Bring a parked state back; the state itself stays usable. Another spec is a ConfigError."""
+        """Bring a parked state back; the state itself stays usable. Another size or policy is a ConfigError."""
         targets = (self.keys, self.values, self.originals)
         if [tuple(tensor.shape) for tensor in parked["tensors"]] != [tuple(tensor.shape) for tensor in targets]:
             raise ConfigError("the parked memory is of another size than this one; use the same model, policy and chunk")
+        if any(ledger.policy != self.spec.policy for ledger in parked["ledgers"]):
+            raise ConfigError(f"the parked memory has another policy than this one ({self.spec.policy}); use the same policy")
         for target, tensor in zip(targets, parked["tensors"], strict=True):
             target.copy_(tensor)
         self.ledgers = [ledger.copy() for ledger in parked["ledgers"]]
