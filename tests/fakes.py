@@ -1,0 +1,89 @@
+"""Tiny models, clips and checkpoints with random weights, for tests of every room."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mutoscope.core.shapes import LatentShape
+from mutoscope.core.streams import normal, stream
+from mutoscope.core.world import ActionSpec, WorldSpec
+from mutoscope.memory.policy import Full, PolicyConfig, SinkWindow, Window
+from mutoscope.models.checkpoint import FORMAT_VERSION, Checkpoint, CheckpointManifest, StageName, Starts, freeze
+from mutoscope.models.codec import ConvCodec, ConvCodecConfig
+from mutoscope.models.conditions import Conditions
+from mutoscope.models.transformer import TransformerConfig, VideoTransformer
+
+ACTIONS = ActionSpec("multi_binary", ("forward", "turn_left", "turn_right"))
+WORLD = WorldSpec("fake", 12, 20, 17.5, ACTIONS)
+CODEC = ConvCodecConfig(WORLD.height, WORLD.width, latent_channels=4, widths=(6, 8), blocks=1)
+ODD = LatentShape(CODEC.latent_channels, 3, 5)
+# One of each kind, small enough that eleven frames overflow what can overflow.
+POLICIES: dict[str, PolicyConfig] = {"full": Full(16), "window": Window(4), "sink": SinkWindow(2, 4)}
+
+
+def scatter_parameters(module: nn.Module, seed: int) -> None:
+    """Add named noise to every parameter, so that no zero of a fresh module hides a path."""
+    with torch.no_grad():
+        for index, parameter in enumerate(module.parameters()):
+            parameter.add_(0.2 * normal(tuple(parameter.shape), stream(seed, "scatter", index)))
+
+
+def tiny_config(**changes: object) -> TransformerConfig:
+    """Two layers of two heads over a 3 x 5 grid of single-cell patches."""
+    sizes: dict = dict(latent=ODD, dim=24, ffn_dim=32, num_heads=2, num_layers=2, freq_dim=16, action_dim=ACTIONS.dim)
+    return TransformerConfig(**{**sizes, **changes})
+
+
+def tiny_model(config: TransformerConfig | None = None, seed: int = 0) -> VideoTransformer:
+    """A float64 model without a single zero weight."""
+    model = VideoTransformer(config or tiny_config()).initialise(stream(seed, "fake model"))
+    scatter_parameters(model, seed)
+    return model.double()
+
+
+def tiny_latents(frames: int, batch: int = 2, seed: int = 0, latent: LatentShape = ODD) -> Tensor:
+    """Standard normal latents in float64."""
+    shape = (batch, frames, latent.channels, latent.height, latent.width)
+    return normal(shape, stream(seed, "fake latents"), torch.float64)
+
+
+def tiny_conditions(frames: int, batch: int = 2, seed: int = 0) -> Conditions:
+    """Random actions; those of frame 0 are not known."""
+    actions = normal((batch, frames, 1, ACTIONS.dim), stream(seed, "fake actions"), torch.float64)
+    known = torch.ones(batch, frames, dtype=torch.bool)
+    known[:, 0] = False
+    return Conditions(actions, known, actions.new_zeros(batch, 0, 0))
+
+
+def tiny_manifest(stage: StageName = "matching", chunk_frames: int = 1, **changes: object) -> CheckpointManifest:
+    """A manifest that fits `tiny_config` and `CODEC`."""
+    values: dict = dict(
+        format_version=FORMAT_VERSION, stage=stage, world=WORLD, codec=CODEC, model=tiny_config(), codec_hash="0" * 16,
+        memory=POLICIES["window"], chunk_frames=chunk_frames, clip_frames=8, shift=5.0, teacher_steps=8, student_steps=2,
+        first_chunk_steps=4, distilled_guidance=1.0, action_dropout=0.0, precision="fp32", updates=0, parents=(), recipe="fake",
+        recipe_hash="0" * 16, latent_mean=(0.0,) * 4, latent_std=(1.0,) * 4,
+    )  # fmt: skip
+    return CheckpointManifest(**{**values, **changes})
+
+
+def tiny_codec(seed: int = 0) -> ConvCodec:
+    """A random codec, 12 x 20 pixels to 3 x 5 cells."""
+    codec = ConvCodec(CODEC).initialise(stream(seed, "fake codec"))
+    scatter_parameters(codec, seed)
+    return freeze(codec)
+
+
+def tiny_starts(count: int = 2, context: int = 2, seed: int = 0) -> Starts:
+    """Random pictures as start clips."""
+    shape = (count, context, WORLD.height, WORLD.width, 3)
+    frames = torch.randint(0, 256, shape, generator=stream(seed, "fake starts"), dtype=torch.uint8)
+    known = torch.ones(count, context, dtype=torch.bool)
+    known[:, 0] = False
+    return Starts(frames, torch.zeros(count, context, ACTIONS.dim), known)
+
+
+def tiny_checkpoint(stage: StageName = "matching", chunk_frames: int = 1, context: int = 2) -> Checkpoint:
+    """A playable checkpoint in float32 that was never saved."""
+    model = freeze(tiny_model().float())
+    return Checkpoint(Path("nowhere"), tiny_manifest(stage, chunk_frames), model, tiny_codec(), tiny_starts(context=context))

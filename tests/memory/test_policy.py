@@ -1,0 +1,140 @@
+"""Policies against a list: what is remembered, where it stands, and what is refused."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mutoscope.core.errors import CapacityError, ConfigError
+from mutoscope.memory.policy import Chunk, Full, Policy, SinkWindow, Source, Window, policy_by_name, policy_name
+
+policies = st.one_of(
+    st.integers(1, 30).map(Full),
+    st.integers(3, 9).map(Window),
+    st.tuples(st.integers(1, 4), st.integers(3, 8)).map(lambda sizes: SinkWindow(*sizes)),
+)
+lengths = st.lists(st.integers(1, 3), min_size=1, max_size=12)
+
+
+def still_visible(policy: Policy, frame: int, chunk: Chunk) -> bool:
+    """The rule in one line per policy, written without reference to what is remembered."""
+    last = chunk.start + chunk.length
+    if isinstance(policy, Full):
+        return True
+    if isinstance(policy, Window):
+        return frame >= last - policy.window
+    return frame < policy.sink or frame >= last - policy.window
+
+
+def follows_the_rule(policy: Policy, rule: Policy, chunks: Sequence[int]) -> bool:
+    """Play `chunks` through `policy` and through a plain list that obeys `rule`; places are counted back from the chunk's start."""
+    remembered: list[int] = []
+    start = 0
+    for length in chunks:
+        chunk = Chunk(start, length)
+        visible = [frame for frame in remembered if still_visible(rule, frame, chunk)]
+        places = range(start - len(visible), start)
+        if policy.past(chunk, tuple(remembered)) != tuple(map(Source, visible, places)):
+            return False
+        remembered = [*visible, *chunk.frames]
+        start += length
+    return True
+
+
+def first_chunks_that_fit(policy: Policy, chunks: list[int]) -> list[int]:
+    """All of them, except for 'full': those before its capacity is passed."""
+    if not isinstance(policy, Full):
+        return chunks
+    return [length for index, length in enumerate(chunks) if sum(chunks[: index + 1]) <= policy.frames]
+
+
+class ForgetsSinks(SinkWindow):
+    def past(self, chunk, remembered):
+        return tuple(source for source in super().past(chunk, remembered) if source.frame >= self.sink or chunk.start < 6)
+
+
+class NeverMovesSinks(SinkWindow):
+    def past(self, chunk, remembered):
+        return tuple(Source(source.frame, source.frame) for source in super().past(chunk, remembered))
+
+
+class IgnoresTheChunk(Window):
+    def past(self, chunk, remembered):
+        return tuple(Source(frame, frame) for frame in remembered[-self.window :])
+
+
+@given(policies, lengths)
+def test_policies_remember_what_a_list_would(policy, chunks):
+    assert follows_the_rule(policy, policy, first_chunks_that_fit(policy, chunks))
+
+
+@pytest.mark.parametrize(
+    ("broken", "rule"),
+    [
+        (Window(4), Window(5)),
+        (IgnoresTheChunk(4), Window(4)),
+        (ForgetsSinks(2, 3), SinkWindow(2, 3)),
+        (NeverMovesSinks(2, 3), SinkWindow(2, 3)),
+        (SinkWindow(1, 3), SinkWindow(2, 3)),
+        (Window(8), Full(16)),
+    ],
+    ids=["short", "chunk not counted", "sink evicted", "sink not moved", "one sink too few", "full that drops"],
+)
+def test_policies_broken_twins(broken, rule):
+    assert not follows_the_rule(broken, rule, [1, 3, 3, 3, 3])
+
+
+@given(st.integers(1, 20), lengths)
+def test_full_refuses_the_first_frame_that_does_not_fit(capacity, chunks):
+    policy, held = Full(capacity), 0
+    for length in chunks:
+        if held + length > capacity:
+            with pytest.raises(CapacityError, match=f"holds {capacity} frames and frame {held + length - 1} does not fit"):
+                policy.past(Chunk(held, length), tuple(range(held)))
+            return
+        policy.past(Chunk(held, length), tuple(range(held)))
+        held += length
+
+
+def test_a_sink_stands_right_before_the_window():
+    sources = SinkWindow(2, 3).past(Chunk(20, 1), (0, 1, 17, 18, 19))
+    assert sources == (Source(0, 16), Source(1, 17), Source(18, 18), Source(19, 19))
+
+
+def test_capacity_is_what_the_policy_declares():
+    assert (Full(7).capacity(3), Window(5).capacity(3), SinkWindow(2, 5).capacity(3)) == (7, 5, 7)
+
+
+@pytest.mark.parametrize("policy", [Window(2), SinkWindow(5, 2)])
+def test_a_chunk_longer_than_the_window_is_refused(policy):
+    with pytest.raises(ConfigError, match="2 frames cannot hold a chunk of 3"):
+        policy.capacity(3)
+
+
+@pytest.mark.parametrize("make", [lambda: Full(0), lambda: Window(-1), lambda: SinkWindow(0, 3), lambda: SinkWindow(3, 0)])
+def test_empty_memories_are_refused(make):
+    with pytest.raises(ConfigError, match="at least 1"):
+        make()
+
+
+def test_policies_by_name():
+    for policy in (Full(4), Window(4), SinkWindow(1, 4)):
+        assert policy_by_name(policy_name(policy), **vars(policy)) == policy
+    with pytest.raises(ConfigError, match="known: full, sink, window"):
+        policy_by_name("forever")
+    with pytest.raises(ConfigError, match="takes sink, window"):
+        policy_by_name("sink", length=4)
+
+
+def runs_without_torch(module: str) -> bool:
+    """Whether `module` can be imported in an interpreter in which importing torch fails."""
+    code = f"import sys; sys.modules['torch'] = None; import {module}"
+    return subprocess.run([sys.executable, "-c", code], check=False, stderr=subprocess.DEVNULL).returncode == 0
+
+
+def test_policies_and_ledgers_import_no_torch():
+    assert runs_without_torch("mutoscope.memory.policy, mutoscope.memory.ledger")
+    assert not runs_without_torch("mutoscope.memory.store")

@@ -1,0 +1,75 @@
+"""Rotary positions: exact far out, relative, and split as in Wan."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from mutoscope.core.shapes import TokenGrid, rope_split
+from mutoscope.core.streams import normal, stream
+from mutoscope.models.rope import THETA, axis_angles, rotate, rotations
+
+GRID, HEAD = TokenGrid(3, 5), 16
+
+
+def exact_far_out(angles: Callable[[Tensor, int], Tensor]) -> bool:
+    """Angles at position 1e5 against the standard library's own float64, to 1e-10 rad."""
+    channels = rope_split(HEAD)[0]
+    expected = [100_000 * math.pow(THETA, -2 * pair / channels) for pair in range(channels // 2)]
+    return angles(torch.tensor([100_000]), channels)[0].tolist() == pytest.approx(expected, abs=1e-10)
+
+
+def test_angles_are_exact_at_position_100000():
+    assert exact_far_out(axis_angles)
+
+
+def test_angles_broken_twin_in_float32():
+    def single(positions: Tensor, channels: int) -> Tensor:
+        exponents = torch.arange(0, channels, 2, dtype=torch.float32) / channels
+        return positions.float()[..., None] * THETA**-exponents
+
+    assert not exact_far_out(single)
+
+
+def test_rotations_are_rounded_only_at_the_end():
+    rotation = rotations(torch.tensor([100_000]), TokenGrid(1, 1), HEAD)[0]
+    angles = axis_angles(torch.tensor([100_000]), rope_split(HEAD)[0])[0]
+    assert (rotation[: len(angles)] - torch.polar(torch.ones_like(angles), angles)).abs().max() < 1e-6
+
+
+def logits(shift: int, shift_of_query: int) -> Tensor:
+    """Products of a query at frame 3 and keys at frames 0..3, all moved in time."""
+    queries = normal((1, 2, GRID.tokens, HEAD), stream(0, "queries"), torch.float64)
+    keys = normal((1, 2, 4 * GRID.tokens, HEAD), stream(0, "keys"), torch.float64)
+    at = rotations(torch.tensor([3 + shift_of_query]), GRID, HEAD)
+    return rotate(queries, at) @ rotate(keys, rotations(torch.arange(4) + shift, GRID, HEAD)).transpose(-1, -2)
+
+
+def is_relative(shift_of_query: Callable[[int], int]) -> bool:
+    """Whether moving keys by s and queries by `shift_of_query(s)` changes nothing."""
+    return all(torch.allclose(logits(0, 0), logits(shift, shift_of_query(shift)), atol=1e-5) for shift in (1, 17, 100_000))
+
+
+def test_only_differences_of_positions_matter():
+    assert is_relative(lambda shift: shift)
+
+
+def test_relative_positions_broken_twin_off_by_one():
+    assert not is_relative(lambda shift: shift + 1)
+
+
+def test_rotation_keeps_lengths_and_types():
+    for dtype, tolerance in ((torch.float64, 1e-6), (torch.float32, 1e-5), (torch.bfloat16, 0.05)):
+        x = normal((1, 2, 2 * GRID.tokens, HEAD), stream(0, "x")).to(dtype)
+        rotated = rotate(x, rotations(torch.tensor([4, 9]), GRID, HEAD))
+        assert rotated.dtype == dtype and torch.allclose(rotated.norm(dim=-1), x.norm(dim=-1), rtol=tolerance)
+
+
+def test_channel_pairs_belong_to_time_height_and_width():
+    now, later = (rotations(torch.tensor([frame]), GRID, HEAD).view(3, 5, HEAD // 2) for frame in (0, 1))
+    moves = [(now, later), (now[:1], now[1:2]), (now[:, :1], now[:, 1:2])]
+    changed = [(before != after).reshape(-1, HEAD // 2).any(dim=0).nonzero().flatten().tolist() for before, after in moves]
+    time, height, _ = (channels // 2 for channels in rope_split(HEAD))
+    assert changed == [[*range(time)], [*range(time, time + height)], [*range(time + height, HEAD // 2)]]

@@ -1,0 +1,148 @@
+"""One class for the tiny model and for Wan 2.1, with equal outputs where both exist."""
+
+import dataclasses
+import re
+
+import pytest
+import torch
+
+from fakes import scatter_parameters, tiny_conditions, tiny_config, tiny_latents, tiny_model
+from mutoscope.core.errors import ConfigError
+from mutoscope.core.shapes import LatentShape
+from mutoscope.core.streams import normal, stream
+from mutoscope.models.conditions import Conditions
+from mutoscope.models.denoise import bidirectional
+from mutoscope.models.transformer import TransformerConfig, VideoTransformer
+
+WAN = TransformerConfig(LatentShape(16, 60, 104), dim=1536, ffn_dim=8960, num_heads=12, num_layers=30, patch=2, text_dim=4096)
+SMALL = [
+    TransformerConfig(LatentShape(4, 4, 6), dim=24, ffn_dim=48, num_heads=2, num_layers=2, patch=2, freq_dim=32, text_dim=10),
+    TransformerConfig(LatentShape(3, 5, 7), dim=42, ffn_dim=31, num_heads=3, num_layers=3, patch=1, freq_dim=18, text_dim=7),
+]
+
+
+def on_meta(config: TransformerConfig) -> VideoTransformer:
+    """The model without memory for its weights."""
+    with torch.device("meta"):
+        return VideoTransformer(config)
+
+
+def anatomy(model: VideoTransformer) -> dict[str, set]:
+    """Key names without layer numbers, and layer types by name without layer numbers."""
+
+    def plain(name: str) -> str:
+        return re.sub(r"\bblocks\.\d+", "blocks.n", name)
+
+    return {
+        "keys": {plain(name) for name in model.state_dict()},
+        "layers": {(plain(name), type(module)) for name, module in model.named_modules()},
+    }
+
+
+def count(model: torch.nn.Module) -> int:
+    """Parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def expected_count(config: TransformerConfig) -> int:
+    """Parameters, counted from the published structure."""
+    dim, ffn, patch = config.dim, config.ffn_dim, config.latent.channels * config.patch**2
+    attention = 4 * (dim * dim + dim) + 2 * dim
+    block = 2 * attention + 2 * dim + (dim * ffn + ffn) + (ffn * dim + dim) + 6 * dim
+    embeddings = (patch * dim + dim) + (config.freq_dim * dim + dim + dim * dim + dim) + (dim * 6 * dim + 6 * dim)
+    text = config.text_dim * dim + dim + dim * dim + dim
+    return config.num_layers * block + embeddings + text + (dim * patch + patch + 2 * dim)
+
+
+def test_tiny_and_wan_come_from_one_class():
+    tiny, wan = on_meta(SMALL[0]), on_meta(WAN)
+    assert anatomy(tiny) == anatomy(wan)
+    assert count(tiny) == expected_count(SMALL[0])
+    assert count(wan) == expected_count(WAN) == 1_418_996_800
+
+
+def test_one_class_broken_twin_without_text():
+    assert anatomy(on_meta(dataclasses.replace(SMALL[0], text_dim=0))) != anatomy(on_meta(WAN))
+
+
+def foreign(model: VideoTransformer, device: str) -> torch.nn.Module:
+    """diffusers' transformer of the same dimensions, with our weights unless on meta."""
+    pytest.importorskip("diffusers")
+    from diffusers import WanTransformer3DModel
+    from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
+
+    config = model.config
+    with torch.device(device):
+        other = WanTransformer3DModel(
+            patch_size=(1, config.patch, config.patch), num_attention_heads=config.num_heads, attention_head_dim=config.head_dim,
+            in_channels=config.latent.channels, out_channels=config.latent.channels, text_dim=config.text_dim, freq_dim=config.freq_dim,
+            ffn_dim=config.ffn_dim, num_layers=config.num_layers, cross_attn_norm=True,
+        )  # fmt: skip
+    other.load_state_dict(convert_wan_transformer_to_diffusers(dict(model.state_dict())), assign=device == "meta")
+    return other.eval()
+
+
+def test_wan_keys_and_shapes_are_those_of_diffusers():
+    model = on_meta(WAN)
+    assert count(foreign(model, "meta")) == count(model)
+
+
+def relative_difference(config: TransformerConfig, sigma_of_ours: float) -> float:
+    """Of our whole-clip velocity (at `sigma_of_ours`) and theirs at sigma .7, on three random frames."""
+    model = VideoTransformer(config).initialise(stream(0, "model"))
+    scatter_parameters(model, 0)
+    latents = normal((2, 3, config.latent.channels, config.latent.height, config.latent.width), stream(0, "latents"))
+    text = normal((2, 5, config.text_dim), stream(0, "text"))
+    conditions = Conditions(torch.zeros(2, 3, 1, 0), torch.zeros(2, 3, dtype=torch.bool), text)
+    with torch.no_grad():
+        ours = bidirectional(model, latents, torch.full((2, 3), sigma_of_ours), conditions)
+        theirs = foreign(model, "cpu")(latents.transpose(1, 2), torch.full((2,), 700.0), text).sample.transpose(1, 2)
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+@pytest.mark.parametrize("config", SMALL, ids=["even", "odd"])
+def test_the_bidirectional_path_is_that_of_diffusers(config):
+    assert relative_difference(config, 0.7) < 1e-4
+
+
+def test_diffusers_broken_twin_at_another_sigma():
+    assert relative_difference(SMALL[1], 0.69) > 1e-4
+
+
+def test_a_fresh_model_predicts_nothing_and_repeats():
+    models = [VideoTransformer(tiny_config()).initialise(stream(seed, "model")) for seed in (0, 0, 1)]
+    conditions = tiny_conditions(2).to("cpu", torch.float32)
+    assert not bidirectional(models[0], tiny_latents(2).float(), torch.ones(2, 2), conditions).any()
+    weights = [torch.cat([parameter.flatten() for parameter in model.parameters()]) for model in models]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_unknown_actions_are_one_null():
+    model, latents, sigma = tiny_model(), tiny_latents(3), torch.full((2, 3), 0.5, dtype=torch.float64)
+    first, second = tiny_conditions(3, seed=1), tiny_conditions(3, seed=2)
+    with torch.no_grad():
+        known = [bidirectional(model, latents, sigma, conditions) for conditions in (first, second)]
+        null = [bidirectional(model, latents, sigma, conditions.without_actions()) for conditions in (first, second)]
+        kept = bidirectional(model, latents, sigma, first.drop_actions(torch.tensor([True, False])))
+    assert not torch.allclose(*known) and torch.equal(*null)
+    assert torch.allclose(kept[0], known[0][0], atol=1e-12) and torch.allclose(kept[1], null[0][1], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("latents", "sigma", "frames", "message"),
+    [
+        ((2, 3, 4, 5, 3), (2, 3), 3, "latents are"),
+        ((2, 3, 4, 3, 5), (2,), 3, "one level per frame"),
+        ((2, 3, 4, 3, 5), (2, 3), 2, "actions are"),
+    ],
+)
+def test_inputs_of_another_size_are_refused(latents, sigma, frames, message):
+    with pytest.raises(ConfigError, match=message):
+        bidirectional(tiny_model(), torch.zeros(latents).double(), torch.zeros(sigma).double(), tiny_conditions(frames))
+
+
+def test_dimensions_that_do_not_divide_are_refused():
+    with pytest.raises(ConfigError, match="25 does not divide into 2 heads"):
+        tiny_config(dim=25)
+    with pytest.raises(ConfigError, match="cannot be cut"):
+        VideoTransformer(tiny_config(patch=2)).config.grid  # noqa: B018
