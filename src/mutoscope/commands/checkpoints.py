@@ -1,11 +1,11 @@
 """Which checkpoint, and how it is played: what `play`, `generate` and `bench` have in common."""
 
-from dataclasses import replace
+from dataclasses import astuple, fields, replace
 from pathlib import Path
 
 from mutoscope.core.errors import CheckpointError, ConfigError
-from mutoscope.memory.policy import PolicyConfig, policy_by_name
-from mutoscope.models.checkpoint import CheckpointManifest
+from mutoscope.memory.policy import Full, PolicyConfig, policy_by_name
+from mutoscope.models.checkpoint import CheckpointManifest, read_manifest
 from mutoscope.rollout.session import SessionConfig, default_config, with_steps
 
 BUNDLED = Path(__file__).resolve().parent.parent / "bundled"
@@ -16,6 +16,18 @@ POLICY_HELP = "write it like window=16, sink=2,window=14 or full=200"
 def bundled_names() -> list[str]:
     """Names of the checkpoints that come with the package."""
     return sorted(path.parent.relative_to(BUNDLED).as_posix() for path in BUNDLED.rglob(MANIFEST))
+
+
+def bundled_first() -> Path:
+    """The bundled checkpoint that is played when none is named: a matching student, nearest to two steps."""
+    names = bundled_names()
+    if not names:
+        raise CheckpointError("no world is bundled with this version; train one (mutoscope train scroll) and give its checkpoint")
+    return min((BUNDLED / name for name in names), key=lambda path: _distance_from_default(read_manifest(path)))
+
+
+def _distance_from_default(manifest: CheckpointManifest) -> tuple[bool, int]:
+    return manifest.stage != "matching", abs(manifest.student_steps - 2)
 
 
 def find_checkpoint(name: str) -> Path:
@@ -45,7 +57,15 @@ def parse_policy(text: str) -> PolicyConfig:
     return policy_by_name(kind, **sizes)
 
 
-def session_config(manifest: CheckpointManifest, *, steps: int | None, policy: str | None, seed: int, guidance: float = 1.0) -> SessionConfig:
+def policy_text(policy: PolicyConfig) -> str:
+    """The inverse of `parse_policy`."""
+    sizes = {field.name: value for field, value in zip(fields(policy), astuple(policy), strict=True)}
+    return f"full={sizes['frames']}" if isinstance(policy, Full) else ",".join(f"{name}={value}" for name, value in sizes.items())
+
+
+def session_config(
+    manifest: CheckpointManifest, *, steps: int | None, policy: str | None, seed: int, guidance: float = 1.0
+) -> SessionConfig:
     """What the manifest recommends, with the steps and the memory policy that were asked for."""
     config = default_config(manifest)
     if steps is not None:

@@ -4,20 +4,22 @@ The script is a list of actions with numbers of frames: 'forward*20,left*10' wal
 'forward+left*5' holds two keys; 'stand' presses nothing. The video begins with the real frames of the chosen start.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import tyro
 
-from mutoscope.commands.checkpoints import find_checkpoint, session_config
-from mutoscope.commands.script import parse_script
 from mutoscope.core.errors import CheckpointError, ConfigError
 from mutoscope.core.progress import Progress
-from mutoscope.media.video import write_video
-from mutoscope.models.checkpoint import Checkpoint, load_checkpoint
-from mutoscope.rollout.generate import generate
-from mutoscope.rollout.session import SessionConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mutoscope.models.checkpoint import Checkpoint
+    from mutoscope.rollout.session import SessionConfig
 
 EXAMPLES = (
     "mutoscope generate runs/doom-basic/matching-2 --actions 'forward*20,left*10' --output walk.mp4",
@@ -54,14 +56,17 @@ class Options:
 
 def run(options: Options) -> int:
     """Generate and write the video."""
+    from mutoscope.commands.checkpoints import find_checkpoint, session_config
+    from mutoscope.commands.script import parse_script
+    from mutoscope.media.video import write_video
+    from mutoscope.models.checkpoint import load_checkpoint
+
     if options.scale < 1:
         raise ConfigError(f"--scale must be at least 1, got {options.scale}")
     checkpoint = load_checkpoint(find_checkpoint(options.checkpoint), options.device)
     world = checkpoint.manifest.world
     script = parse_script(options.actions, world.actions)
-    config = session_config(
-        checkpoint.manifest, steps=options.steps, policy=options.policy, seed=options.seed, guidance=options.guidance
-    )
+    config = session_config(checkpoint.manifest, steps=options.steps, policy=options.policy, seed=options.seed, guidance=options.guidance)
     frames = continue_start(checkpoint, config, options.start, script)
     write_video(options.output, enlarge(frames, options.scale), world.content_rate)
     print(f"{options.output}: {len(frames)} frames at {world.content_rate:g} frames/s, the first {len(frames) - len(script)} are real")
@@ -70,6 +75,10 @@ def run(options: Options) -> int:
 
 def continue_start(checkpoint: Checkpoint, config: SessionConfig, start: int, script: np.ndarray) -> np.ndarray:
     """The real frames of start clip `start`, then one generated frame per row of `script` `[n, dim]`: uint8 `[T, H, W, 3]`."""
+    import numpy as np
+
+    from mutoscope.rollout.generate import generate
+
     starts = checkpoint.starts
     if starts is None:
         raise CheckpointError(f"{checkpoint.path} has no start clips to begin from; train it with this version, or copy starts.safetensors")
@@ -77,9 +86,7 @@ def continue_start(checkpoint: Checkpoint, config: SessionConfig, start: int, sc
         raise ConfigError(f"--start {start} does not exist; this checkpoint has starts 0..{len(starts.frames) - 1}")
     frames, actions, known = (tensor[start : start + 1].numpy() for tensor in (starts.frames, starts.actions, starts.known))
     with Progress(len(script), "generating") as bar:
-        made = generate(
-            checkpoint, config, frames=frames, context_actions=actions, known=known, actions=script[None], progress=bar.advance
-        )
+        made = generate(checkpoint, config, frames=frames, context_actions=actions, known=known, actions=script[None], progress=bar.advance)
     return np.concatenate([frames[0], made[0]])
 
 

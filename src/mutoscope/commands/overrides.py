@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from mutoscope.core.config import from_plain, to_plain
+from mutoscope.core.config import TAG, from_plain, to_plain
 from mutoscope.core.errors import ConfigError
 from mutoscope.train.config import RunConfig
 
@@ -20,7 +20,9 @@ def override(run: RunConfig, changes: Sequence[str]) -> RunConfig:
         place = plain
         for name in outer:
             place = _enter(place, name, path)
-        _enter(place, last, path)
+        before = _enter(place, last, path)
+        if isinstance(place, list):
+            raise ConfigError(f"'{path}' is a whole stage; name one of its keys: {', '.join(_known(before))}")
         place[last] = _value(text)
     return from_plain(RunConfig, plain, "recipe")
 
@@ -29,9 +31,12 @@ def _enter(place: Any, name: str, path: str) -> Any:
     """One step down: a key of a table, or the stage of that name in a list."""
     table = {item["name"]: item for item in place if "name" in item} if isinstance(place, list) else place
     if not isinstance(table, dict) or name not in table:
-        known = ", ".join(key for key in table if key != "is") if isinstance(table, dict) else "nothing"
-        raise ConfigError(f"unknown key '{name}' in '{path}'; here it knows: {known}")
+        raise ConfigError(f"unknown key '{name}' in '{path}'; known there: {', '.join(_known(table)) or 'none, it is a value'}")
     return table[name]
+
+
+def _known(table: Any) -> list[str]:
+    return [key for key in table if key != TAG] if isinstance(table, dict) else []
 
 
 def _value(text: str) -> Any:

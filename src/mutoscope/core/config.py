@@ -63,11 +63,10 @@ def _read(kind: Any, data: Any, where: str) -> Any:
 
 def _read_union(kinds: tuple, data: Any, where: str) -> Any:
     if isinstance(data, dict) and TAG in data:
-        named = [kind for kind in kinds if dataclasses.is_dataclass(kind) and kind.__name__ == data[TAG]]
-        if not named:
-            names = [kind.__name__ for kind in kinds if dataclasses.is_dataclass(kind)]
-            raise ConfigError(f"{where} is of kind {data[TAG]!r}; allowed: {', '.join(names)}")
-        return _read(named[0], data, where)
+        tables = {kind.__name__: kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
+        if data[TAG] not in tables:
+            raise ConfigError(f"{where} is of kind {data[TAG]!r}; allowed: {', '.join(tables)}")
+        return _read(tables[data[TAG]], data, where)
     reasons = []
     for kind in kinds:
         try:

@@ -1,7 +1,11 @@
 """Errors for people: what was given, what is allowed, what to do."""
 
 import importlib
+from collections.abc import Mapping
 from types import ModuleType
+from typing import TypeVar
+
+V = TypeVar("V")
 
 
 class MutoscopeError(Exception):
@@ -38,7 +42,7 @@ def optional_import(module: str, *, package: str, extra: str) -> ModuleType:
         ) from error
 
 
-def choose(table: dict, name: str, kind: str):
+def choose(table: Mapping[str, V], name: str, kind: str) -> V:
     """Look `name` up in a registry; the error lists the names that exist."""
     if name not in table:
         raise ConfigError(f"unknown {kind} '{name}'; known: {', '.join(sorted(table))}")

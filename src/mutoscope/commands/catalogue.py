@@ -1,0 +1,127 @@
+"""What `mutoscope play` offers: the given or bundled checkpoints, and the real world beside them where it can run here."""
+
+from functools import cache
+from pathlib import Path
+
+import gymnasium
+from safetensors import safe_open
+
+from mutoscope.commands.checkpoints import BUNDLED, bundled_first, bundled_names, find_checkpoint, policy_text, session_config
+from mutoscope.core.errors import CheckpointError, MutoscopeError
+from mutoscope.core.world import WorldSpec
+from mutoscope.data.worlds import make_world
+from mutoscope.data.worlds.gym import world_spec
+from mutoscope.memory.policy import SinkWindow, Window
+from mutoscope.models.checkpoint import Checkpoint, CheckpointManifest, load_checkpoint, read_manifest
+from mutoscope.rollout.session import Session, default_config
+from mutoscope.serve.catalogue import Catalogue, PaneChoice, PaneOptions
+from mutoscope.serve.sources import LearnedSource, PaneSource, RealSource
+from mutoscope.serve.wire import MAX_PANES, PaneRequest
+
+PLAYABLE = ("autoregressive", "ode", "consistency", "matching")
+FEW_STEPS = (2, 1, 4)
+FRAME_SKIPS = (2, 1, 4, 3)
+
+
+def build_catalogue(names: tuple[str, ...], device: str) -> Catalogue:
+    """The named checkpoints (default: the bundled ones) and the real world; the page opens the named ones and then the real one."""
+    paths = [find_checkpoint(name) for name in names] or playable_bundled()
+    learned = [learned_choice(path, f"{number}", device) for number, path in enumerate(paths)]
+    real = real_choices(learned[0].world)
+    opened = (*learned[: max(1, len(names))], *real)[:MAX_PANES]
+    return Catalogue((*learned, *real), tuple(PaneRequest(choice.id) for choice in opened))
+
+
+def playable_bundled() -> list[Path]:
+    """The bundled checkpoints of the default one's world, the default one first."""
+    first = bundled_first()
+    world = read_manifest(first).world
+    others = [path for path in map(BUNDLED.joinpath, bundled_names()) if path != first]
+    return [first, *(path for path in others if (manifest := read_manifest(path)).world == world and manifest.stage in PLAYABLE)]
+
+
+def learned_choice(path: Path, number: str, device: str) -> PaneChoice:
+    """A checkpoint with its step counts and memory policies; its weights are loaded once, when it is first played."""
+    manifest = read_manifest(path)
+    if manifest.stage not in PLAYABLE:
+        raise CheckpointError(f"{path} is a '{manifest.stage}' checkpoint, which cannot be played; give one of: {', '.join(PLAYABLE)}")
+
+    @cache
+    def checkpoint() -> Checkpoint:
+        return load_checkpoint(path, device)
+
+    def make_source(options: PaneOptions) -> PaneSource:
+        config = session_config(manifest, steps=options.steps, policy=options.policy, seed=0)
+        return LearnedSource(Session(checkpoint(), config), stride=checkpoint().codec.temporal_stride * manifest.chunk_frames)
+
+    return PaneChoice(
+        id=f"{number}-{manifest.stage}-{manifest.student_steps}",
+        label=label(manifest),
+        kind="learned",
+        world=manifest.world,
+        make_source=make_source,
+        steps=offered_steps(manifest),
+        policies=offered_policies(manifest),
+        starts=tuple(f"start {start}" for start in range(count_starts(path))),
+        note=f"recipe {manifest.recipe}, {manifest.updates} updates",
+    )
+
+
+def label(manifest: CheckpointManifest) -> str:
+    """What the page calls a checkpoint: teachers are named as such, students by the steps they were trained for."""
+    if manifest.stage == "autoregressive":
+        return "teacher, truncated"
+    return f"{manifest.stage} student, {manifest.student_steps} steps"
+
+
+def offered_steps(manifest: CheckpointManifest) -> tuple[int, ...]:
+    """Few steps, those that a student was trained for first; a teacher's many come last, for patience."""
+    own = manifest.student_steps
+    return (*FEW_STEPS, own) if manifest.stage == "autoregressive" else tuple(dict.fromkeys((own, *FEW_STEPS)))
+
+
+def offered_policies(manifest: CheckpointManifest) -> tuple[str, ...]:
+    """The policy of training first, then half a window, and a sink with the rest of the window."""
+    policy = default_config(manifest).policy
+    if not isinstance(policy, Window) or policy.window < 2 * manifest.chunk_frames + 2:
+        return (policy_text(policy),)
+    return policy_text(policy), policy_text(Window(policy.window // 2)), policy_text(SinkWindow(1, policy.window - 1))
+
+
+def count_starts(path: Path) -> int:
+    """Number of start clips, read from the file's head."""
+    file = path / "starts.safetensors"
+    if not file.is_file():
+        raise CheckpointError(f"{path} has no start clips to begin from; copy starts.safetensors beside its manifest")
+    with safe_open(file, "np") as tensors:
+        return tensors.get_slice("frames").get_shape()[0]
+
+
+def real_choices(world: WorldSpec) -> tuple[PaneChoice, ...]:
+    """The world that was learned, as the real thing; nothing where it is unknown here or its package is absent."""
+    for frame_skip in FRAME_SKIPS:
+        try:
+            environment = open_real(world, frame_skip)
+        except MutoscopeError:
+            return ()
+        fits = world_spec(environment) == world
+        environment.close()
+        if fits:
+            return (real_choice(world, frame_skip),)
+    return ()
+
+
+def real_choice(world: WorldSpec, frame_skip: int) -> PaneChoice:
+    """The real world at that frame skip; each pane opens an environment of its own."""
+    return PaneChoice(
+        id="real",
+        label=f"real {world.name}",
+        kind="real",
+        world=world,
+        make_source=lambda options: RealSource(open_real(world, frame_skip), world),
+    )
+
+
+def open_real(world: WorldSpec, frame_skip: int) -> gymnasium.Env:
+    """The environment of a world's name and picture size."""
+    return make_world(world.name, height=world.height, width=world.width, frame_skip=frame_skip)

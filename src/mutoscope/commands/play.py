@@ -1,0 +1,43 @@
+"""Play a learned world in the browser: WASD or arrows, several keys at once, touch works too.
+
+Without a checkpoint it plays the bundled world. More than one checkpoint stand side by side under the same keys,
+beside the real world where that can be run here. The server listens on this machine only, unless --host says otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tyro
+
+EXAMPLES = (
+    "mutoscope play",
+    "mutoscope play runs/doom-basic/matching-2",
+    "mutoscope play runs/scroll/consistency runs/scroll/matching-2 --port 8080",
+    "mutoscope play --host 0.0.0.0 --no-open",
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to play, and where the page is served."""
+
+    checkpoints: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Checkpoint folders, stages' folders of a run, or bundled names; default: the bundled world."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = 8765
+    """Port to listen on."""
+    open: bool = True
+    """Open the page in a browser where there is a display."""
+    device: str = "cpu"
+    """Torch device: cpu, cuda, cuda:1, ..."""
+
+
+def run(options: Options) -> int:
+    """Fill the catalogue and serve it until Ctrl-C."""
+    from mutoscope.commands.catalogue import build_catalogue
+    from mutoscope.serve.app import serve
+
+    serve(build_catalogue(options.checkpoints, options.device), host=options.host, port=options.port, open_browser=options.open)
+    return 0

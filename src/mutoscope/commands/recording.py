@@ -1,0 +1,41 @@
+"""From names on the command line to recorded data sets: what `record` and `train` have in common."""
+
+from pathlib import Path
+
+from mutoscope.data.format import DatasetManifest
+from mutoscope.data.recorder import RecordOptions, record
+from mutoscope.data.worlds import WORLDS, make_world
+from mutoscope.train.config import DataConfig
+
+GYMNASIUM = "gym:"
+
+
+def record_world(path: Path, options: RecordOptions) -> DatasetManifest:
+    """Record the world that the options name into `path`, or go on with it."""
+    size = {"height": options.height, "width": options.width, "frame_skip": options.frame_skip}
+    return record(lambda: make_world(options.world, **size), path, options)
+
+
+def world_name(name: str) -> str:
+    """A bundled world's name as it is; anything that looks like a Gymnasium id ("CartPole-v1", "ALE/Pong-v5") with its prefix."""
+    looks_like_an_id = "/" in name or "-v" in name
+    return f"{GYMNASIUM}{name}" if name not in WORLDS and looks_like_an_id and not name.startswith(GYMNASIUM) else name
+
+
+def record_recipe(data: DataConfig, folder: Path) -> tuple[Path, Path]:
+    """A recipe's training and held-out episodes, from different seeds, in `folder/train` and `folder/held-out`."""
+    train, held_out = folder / "train", folder / "held-out"
+    for path, episodes, seed in ((train, data.episodes, data.seed), (held_out, data.held_out_episodes, data.seed + 1)):
+        record_world(
+            path,
+            RecordOptions(
+                world=data.world,
+                episodes=episodes,
+                frames_per_episode=data.frames_per_episode,
+                height=data.height,
+                width=data.width,
+                frame_skip=data.frame_skip,
+                seed=seed,
+            ),
+        )
+    return train, held_out

@@ -1,0 +1,79 @@
+"""How fast a session could be at best on this machine: its FLOPs over the measured peak, its bytes over the measured bandwidth."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from mutoscope.rollout.session import Session
+
+MEASURE_SECONDS = 0.3
+COPY_BYTES = 1 << 27
+# The attention kernel that torch's counter does not know.
+CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+def roofline(session: Session, action: np.ndarray) -> dict[str, float]:
+    """FLOPs and bytes of one chunk (its steps, decode and commit), the machine's measured limits, and the least time in ms.
+
+    The peak is that of the model's widest matrix product at its own number of tokens; the bytes are the weights and the
+    whole cache, once per pass, and the decoder's weights once.
+    """
+    flops, moved = count_flops(session, action), count_bytes(session)
+    peak, bandwidth = measure_peak(session), measure_bandwidth(session.device)
+    bounds = {"compute_ms": 1e3 * flops / peak, "memory_ms": 1e3 * moved / bandwidth}
+    limits = {"peak_gflops_per_s": peak / 1e9, "bandwidth_gbytes_per_s": bandwidth / 1e9}
+    return {"gflops": flops / 1e9, "mbytes": moved / 1e6, **limits, **bounds, "least_ms": max(bounds.values())}
+
+
+def count_flops(session: Session, action: np.ndarray) -> float:
+    """Floating-point operations of one chunk as torch counts them (matrix products, attention, convolutions)."""
+    with FlopCounterMode(display=False, custom_mapping={CPU_ATTENTION: _attention_flops}) as counter:
+        session.step(action)
+        session.commit()
+    return float(counter.get_total_flops())
+
+
+def count_bytes(session: Session) -> float:
+    """Bytes that one chunk must read: weights and cache once per denoising pass and once for the commit, the decoder once."""
+    passes = session.config.steps + 1
+    return float(passes * (_weights(session.checkpoint.model) + session.memory_bytes) + _weights(session.checkpoint.codec.decoder))
+
+
+def measure_peak(session: Session) -> float:
+    """FLOP/s of the feed-forward's first product at the session's own shape `[tokens, dim] x [dim, ffn_dim]`."""
+    config = session.checkpoint.model.config
+    tokens = session.rows * session.chunk_frames * config.grid.tokens
+    left = torch.randn(tokens, config.dim, device=session.device, generator=torch.Generator(session.device).manual_seed(0))
+    right = left.new_ones(config.dim, config.ffn_dim)
+    return 2.0 * tokens * config.dim * config.ffn_dim / _least_seconds(lambda: left @ right, session.device)
+
+
+def measure_bandwidth(device: torch.device) -> float:
+    """Bytes per second, read and written together, of copying a tensor larger than any cache."""
+    source = torch.ones(COPY_BYTES // 4, device=device)
+    target = torch.empty_like(source)
+    return 2.0 * COPY_BYTES / _least_seconds(lambda: target.copy_(source), device)
+
+
+def _attention_flops(queries: torch.Size, keys: torch.Size, values: torch.Size, *rest: object, **named: object) -> int:
+    return sdpa_flop_count(queries, keys, values)
+
+
+def _weights(module: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+
+
+def _least_seconds(work: Callable[[], object], device: torch.device) -> float:
+    work()
+    least, end = float("inf"), time.perf_counter() + MEASURE_SECONDS
+    while time.perf_counter() < end:
+        begin = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        least = min(least, time.perf_counter() - begin)
+    return least

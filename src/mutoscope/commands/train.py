@@ -1,0 +1,103 @@
+"""Train every stage of a recipe: codec, teachers, few-step students.
+
+The run folder explains itself: resolved configuration, environment, and per stage metrics, curves, sample videos,
+score and checkpoint. Ctrl-C saves; the same command goes on where it stopped. Under torchrun it is data-parallel:
+torchrun --nproc-per-node 8 -m mutoscope train doom
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from mutoscope.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mutoscope.train.config import RunConfig
+
+EXAMPLES = (
+    "mutoscope train scroll",
+    "mutoscope train doom --output runs/doom --data data/doom --held-out data/doom-held-out",
+    "mutoscope train doom-basic --stages codec bidirectional",
+    "mutoscope train doom-basic --output runs/wide --set model.dim=192 stages.autoregressive.update.updates=5000",
+    "mutoscope train runs/doom/run.json --output runs/doom-again",
+)
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which recipe, where it lies, and what is changed in it."""
+
+    recipe: tyro.conf.Positional[str]
+    """A recipe's name, or the run.json of an earlier run."""
+    output: Path | None = None
+    """Run folder; default: runs/ and the recipe's name."""
+    data: Path | None = None
+    """A recorded data set to train on; default: the recipe's own, recorded into the run folder."""
+    held_out: Path | None = None
+    """A data set of other seeds to score on; it belongs to --data."""
+    stages: tuple[str, ...] = ()
+    """Train only these stages; default: all that are not finished."""
+    set: tuple[str, ...] = ()
+    """Changes to the recipe, as path=value."""
+    score: bool = True
+    """Score each stage's checkpoint when it is finished."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+
+
+def run(options: Options) -> int:
+    """Record what is missing, then train the chain."""
+    from mutoscope.train.chain import open_chain, train_chain
+    from mutoscope.train.loop import Interrupted
+    from mutoscope.train.parallel import start_workers
+
+    configuration = read_recipe(options.recipe, options.set)
+    folder = options.output or Path("runs") / configuration.name
+    workers = start_workers(options.device)
+    if workers.leads:
+        prepare_data(options, configuration, folder)
+    workers.wait()
+    chain = open_chain(configuration, folder, *data_paths(options, folder), workers)
+    try:
+        train_chain(chain, options.stages, lambda stage, path: None)
+    except Interrupted as stopped:
+        print(f"mutoscope train: {stopped}", file=sys.stderr)
+        return INTERRUPTED
+    print(f"{folder}: every stage is finished; play it with: mutoscope play {folder / configuration.stages[-1].name}")
+    return 0
+
+
+def data_paths(options: Options, folder: Path) -> tuple[Path, Path]:
+    """The training and the held-out data set."""
+    if options.data is not None and options.held_out is not None:
+        return options.data, options.held_out
+    return folder / "data" / "train", folder / "data" / "held-out"
+
+
+def prepare_data(options: Options, configuration: RunConfig, folder: Path) -> None:
+    """Record the recipe's own data where none was given."""
+    from mutoscope.commands.recording import record_recipe
+
+    if (options.data is None) != (options.held_out is None):
+        raise ConfigError("--data and --held-out belong together: give both, or neither to record the recipe's own")
+    if options.data is None:
+        record_recipe(configuration.data, folder / "data")
+
+
+def read_recipe(name: str, changes: tuple[str, ...]) -> RunConfig:
+    """A recipe by its name, or the configuration in a run.json, with the changes applied."""
+    from mutoscope.commands.overrides import override
+    from mutoscope.core.config import from_plain
+    from mutoscope.core.files import read_json
+    from mutoscope.recipes import recipe
+    from mutoscope.train.config import RunConfig
+
+    if name.endswith(".json"):
+        return override(from_plain(RunConfig, read_json(Path(name), ConfigError), name), changes)
+    return override(recipe(name), changes)
