@@ -74,18 +74,17 @@ class Theatre:
 
     async def _serve(self, connection: WebSocket) -> None:
         player = Player(self.catalogue, self.engine, self.shelf, connection, self.settings)
-        play = asyncio.create_task(player.play())
-        play.add_done_callback(lambda task: self._note_end(task))
-        listen = asyncio.create_task(self._listen(connection, player))
+        tasks = {asyncio.create_task(player.play()), asyncio.create_task(self._listen(connection, player))}
         try:
-            await asyncio.wait({play, listen}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            play.cancel()
-            listen.cancel()
-            await asyncio.gather(play, listen, return_exceptions=True)
-            await player.close()
-            with suppress(RuntimeError, WebSocketDisconnect):
-                await connection.close(1011)
+            # Nothing is awaited here: a server that stops cancels us, and would cancel that wait as well.
+            for task in tasks:
+                task.add_done_callback(_note_end)
+                task.cancel()
+            player.close()
+        with suppress(RuntimeError, WebSocketDisconnect):
+            await connection.close(1011)
 
     async def _listen(self, connection: WebSocket, player: Player) -> None:
         with suppress(WebSocketDisconnect):
@@ -98,11 +97,12 @@ class Theatre:
                 else:
                     await player.receive(message["text"])
 
-    def _note_end(self, task: asyncio.Task[None]) -> None:
-        """A player ends by being cancelled or by losing its page; everything else belongs in the log."""
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, WebSocketDisconnect):
-            LOG.warning("a player ended early: %r", error)
+
+def _note_end(task: asyncio.Task[None]) -> None:
+    """A player ends by being cancelled or by losing its page; everything else belongs in the log."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, WebSocketDisconnect):
+        LOG.warning("a player ended early: %r", error)
 
 
 def same_origin(connection: WebSocket) -> bool:

@@ -40,9 +40,20 @@ class Engine:
             LOG.exception("a job on the engine failed")
             raise EngineError(f"the world failed ({type(error).__name__}: {error}); reset it, or see the server's log") from error
 
+    def submit(self, job: Callable[[], None]) -> None:
+        """Run `job` after all that came before it, even if nobody is left to wait for it; a failure is only logged."""
+        self._pool.submit(_log_failure, job)
+
     def close(self) -> None:
         """Finish what was begun and end the thread."""
         self._pool.shutdown()
+
+
+def _log_failure(job: Callable[[], None]) -> None:
+    try:
+        job()
+    except Exception:
+        LOG.exception("a job on the engine failed")
 
 
 @dataclass(frozen=True)

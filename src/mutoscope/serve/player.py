@@ -97,11 +97,11 @@ class Player:
             elif not await self._woken_before(self._begin_at()):
                 await self._tell_errors(self._generate, pause=True)
 
-    async def close(self) -> None:
-        """Give back the panes; called after `play` was cancelled."""
+    def close(self) -> None:
+        """Give back the panes, after all that the engine still does for them; called once `play` is cancelled."""
         if self._pacer is not None:
             self._pacer.cancel()
-        await self._engine.run(self._drop_panes)
+        self._engine.submit(self._drop_panes)
 
     def _may_generate(self) -> bool:
         return self._settings.pace == "content" or self._outbox.has_room

@@ -1,0 +1,215 @@
+"""The page in a real browser, on worlds whose pictures move with the keys."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
+from serve_fakes import fake_catalogue, fake_choice
+
+from mutoscope.serve.app import BackgroundServer
+from mutoscope.serve.catalogue import Catalogue
+from mutoscope.serve.sources import FakeSource
+
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+CENTRE = """(pane) => {
+    const canvas = document.querySelectorAll("canvas")[pane];
+    const { width, height } = canvas;
+    const data = canvas.getContext("2d").getImageData(0, 0, width, height).data;
+    let [x, y, count] = [0, 0, 0];
+    for (let i = 0; i < data.length; i += 4) if (data[i] > 150) { x += (i / 4) % width; y += Math.floor(i / 4 / width); count += 1; }
+    return [x / count, y / count];
+}"""
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
+    """Chromium with an empty profile."""
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"needs {CHROMIUM}; `make test` installs it")
+    profile = tmp_path_factory.mktemp("profile")
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(profile, executable_path=CHROMIUM, args=ARGUMENTS)
+        context.set_default_timeout(20_000)
+        yield context
+        context.close()
+
+
+@contextmanager
+def opened(browser: BrowserContext, catalogue: Catalogue | None = None, query: str = "", pages: int = 1) -> Iterator[list[Page]]:
+    """A server, and so many tabs that play there."""
+    with BackgroundServer(catalogue or fake_catalogue()) as server:
+        tabs = [browser.new_page() for _ in range(pages)]
+        for tab in tabs:
+            tab.goto(server.url + query)
+            frames(tab, 3)
+        yield tabs
+        for tab in tabs:
+            tab.close()
+
+
+def frames(page: Page, count: int) -> None:
+    """Wait for so many more complete frames."""
+    goal = page.evaluate("mutoscope.counts.complete") + count
+    page.wait_for_function(f"mutoscope.counts.complete >= {goal}")
+
+
+def centre(page: Page, pane: int = 0) -> tuple[float, float]:
+    """Where the bright square is on a pane's canvas, in pixels."""
+    x, y = page.evaluate(CENTRE, pane)
+    return x, y
+
+
+def moved(page: Page, *keys: str, pane: int = 0) -> tuple[int, int]:
+    """The direction (-1, 0, 1) in which the square goes while these keys are held."""
+    before = centre(page, pane)
+    for key in keys:
+        page.keyboard.down(key)
+    frames(page, 5)
+    for key in keys:
+        page.keyboard.up(key)
+    frames(page, 3)
+    after = centre(page, pane)
+    return tuple((b - a > 2) - (b - a < -2) for a, b in zip(before, after, strict=True))  # type: ignore[return-value]
+
+
+DIRECTIONS = {
+    ("ArrowLeft",): (-1, 0),
+    ("ArrowRight",): (1, 0),
+    ("ArrowUp",): (0, -1),
+    ("s",): (0, 1),
+    ("a", "w"): (-1, -1),
+    ("d", "ArrowDown"): (1, 1),
+}
+
+
+def goes_the_right_way(page: Page) -> bool:
+    """Whether every key, alone and with others, moves the square where it should."""
+    return all(moved(page, *keys) == direction for keys, direction in DIRECTIONS.items())
+
+
+@pytest.mark.parametrize(("query", "picture"), [("", "h264"), ("?picture=jpeg", "jpeg")])
+def test_keys_change_the_picture_the_right_way(browser: BrowserContext, query: str, picture: str) -> None:
+    with opened(browser, query=query) as (page,):
+        assert page.evaluate("mutoscope.state.picture") == picture
+        assert goes_the_right_way(page)
+        report = page.evaluate("mutoscope.report()")
+    assert len(report["latencies"]) == sum(map(len, DIRECTIONS)) and report["errors"] == 0
+    assert all(0 < latency < 2000 for latency in report["latencies"])
+
+
+class Mirrored(FakeSource):
+    """A broken world: left is right."""
+
+    MOVES = FakeSource.MOVES | {"turn_left": (1, 0), "turn_right": (-1, 0)}
+
+
+def test_a_mirrored_world_is_noticed(browser: BrowserContext) -> None:
+    with opened(browser, fake_catalogue(fake_choice(kind=Mirrored))) as (page,):
+        assert not goes_the_right_way(page)
+        assert moved(page, "ArrowLeft") == (1, 0)
+
+
+def until(condition: Callable[[], bool], page: Page) -> None:
+    """Let frames pass until something is so."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        frames(page, 1)
+
+
+def test_reset_brings_the_chosen_start_back(browser: BrowserContext) -> None:
+    with opened(browser) as (page,):
+        page.locator("#start").select_option("1")
+        until(lambda: abs(centre(page)[0] - 39.5) < 2, page)
+        moved(page, "ArrowLeft", "ArrowUp")
+        assert centre(page)[0] < 36
+        page.locator("#reset").click()
+        until(lambda: abs(centre(page)[0] - 39.5) < 2 and abs(centre(page)[1] - 23.5) < 2, page)
+        page.keyboard.press("p")
+        expect(page.locator("body")).to_have_class("paused")
+        page.keyboard.press("r")
+        frames(page, 3)
+
+
+def test_two_tabs_do_not_disturb_each_other(browser: BrowserContext) -> None:
+    with opened(browser, pages=2) as (first, second):
+        before = centre(second)
+        assert moved(first, "ArrowLeft") == (-1, 0)
+        frames(second, 3)
+        assert centre(second) == before
+        first.evaluate("mutoscope.link.socket.send('nonsense')")
+        first.locator("#pause").click()
+        assert moved(second, "ArrowRight") == (1, 0)
+        assert second.evaluate("mutoscope.counts.errors") == 0
+
+
+@pytest.mark.parametrize("message", ["'nonsense'", '\'{"type": "open", "panes": 7}\'', "'['.repeat(20000)", "new Uint8Array(9)"])
+def test_malformed_messages_get_an_error_and_the_play_goes_on(browser: BrowserContext, message: str) -> None:
+    with opened(browser) as (page,):
+        page.evaluate(f"mutoscope.link.socket.send({message})")
+        expect(page.locator("#toast")).to_be_visible()
+        assert page.evaluate("mutoscope.counts.errors") == 1
+        assert moved(page, "ArrowLeft") == (-1, 0)
+
+
+def test_worlds_stand_side_by_side_under_the_same_keys(browser: BrowserContext) -> None:
+    with opened(browser, fake_catalogue(fake_choice("a"), fake_choice("b", height=49, width=65))) as (page,):
+        page.locator("#add").click()
+        expect(page.locator("canvas")).to_have_count(2)
+        frames(page, 3)
+        before = centre(page, 1)
+        assert moved(page, "ArrowLeft", pane=0) == (-1, 0)
+        assert centre(page, 1)[0] < before[0] - 2
+        page.locator(".pane").nth(1).locator("select").nth(1).select_option("4")
+        frames(page, 3)
+        assert page.evaluate("mutoscope.state.panes[1].steps") == 4
+        page.locator("button.remove").first.click()
+        expect(page.locator("canvas")).to_have_count(1)
+        assert page.locator("canvas").evaluate("canvas => canvas.width") == 65
+
+
+def test_keys_on_the_page_can_be_touched(browser: BrowserContext) -> None:
+    with opened(browser) as (page,):
+        before = centre(page)
+        page.locator("[data-code=ArrowRight]").hover()
+        page.mouse.down()
+        expect(page.locator("[data-code=ArrowRight]")).to_have_class("key down")
+        frames(page, 5)
+        page.mouse.up()
+        frames(page, 2)
+        resting = centre(page)
+        frames(page, 3)
+        assert resting[0] > before[0] + 2 and centre(page) == resting
+
+
+def test_what_was_played_can_be_downloaded(browser: BrowserContext, tmp_path: Path) -> None:
+    with opened(browser) as (page,):
+        page.locator("#record").click()
+        expect(page.locator("#record")).to_have_text("Stop and download")
+        moved(page, "ArrowLeft")
+        with page.expect_download() as download:
+            page.locator("#record").click()
+        download.value.save_as(tmp_path / "played.mp4")
+    with av.open(str(tmp_path / "played.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) >= 8
+
+
+def test_the_page_comes_back_when_the_server_does(browser: BrowserContext) -> None:
+    with BackgroundServer(fake_catalogue()) as server:
+        page = browser.new_page()
+        page.goto(server.url)
+        frames(page, 3)
+        port = int(server.url.rsplit(":", 1)[1].strip("/"))
+    expect(page.locator("body")).to_have_class("gone")
+    with BackgroundServer(fake_catalogue(), port=port):
+        frames(page, 3)
+        assert moved(page, "ArrowLeft") == (-1, 0)
+        page.close()

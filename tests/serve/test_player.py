@@ -1,0 +1,258 @@
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import numpy as np
+from serve_fakes import RATE, FailingSource, FakeConnection, fake_catalogue, fake_choice
+
+from mutoscope.serve.catalogue import Catalogue
+from mutoscope.serve.engine import Engine
+from mutoscope.serve.player import Player, PlaySettings
+from mutoscope.serve.recording import Shelf
+from mutoscope.serve.sources import FakeSource
+from mutoscope.serve.wire import PictureHeader, unpack_picture
+
+
+class Page(FakeConnection):
+    """A page in Python: acknowledges each frame once all panes have it, unless it is told to be deaf."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.player: Player | None = None
+        self.deaf = False
+        self.events: list[str] = []
+
+    async def send_bytes(self, data: bytes) -> None:
+        """Note a picture, and answer it a moment later, as a network would."""
+        await super().send_bytes(data)
+        self.events.append("picture")
+        header = unpack_picture(data)[0]
+        if header.pane == header.panes - 1 and not self.deaf:
+            asyncio.get_running_loop().call_soon(lambda: asyncio.create_task(self.say("ack", frame=header.frame)))
+
+    async def say(self, kind: str, **fields: object) -> None:
+        """A message to the player."""
+        assert self.player is not None
+        await self.player.receive(json.dumps({"type": kind, **fields}))
+
+    def headers(self) -> list[PictureHeader]:
+        """The headers of all pictures."""
+        return [unpack_picture(data)[0] for data in self.pictures()]
+
+    async def until(self, condition: Callable[[], bool], seconds: float = 10.0) -> None:
+        """Wait until something is so."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, f"it did not happen; received {self.received[-3:]}"
+            await asyncio.sleep(0.005)
+
+    async def frames(self, count: int) -> None:
+        """Wait for so many more pictures."""
+        goal = len(self.pictures()) + count
+        await self.until(lambda: len(self.pictures()) >= goal)
+
+
+def play(script: Callable[[Page], Awaitable[None]], catalogue: Catalogue | None = None, settings: PlaySettings | None = None) -> Page:
+    """Run a script against a player until the script ends."""
+
+    async def run() -> Page:
+        page, engine, shelf = Page(), Engine(), Shelf()
+        page.player = Player(catalogue or fake_catalogue(), engine, shelf, page, settings or PlaySettings())
+        task = asyncio.create_task(page.player.play())
+        await script(page)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        page.player.close()
+        engine.close()
+        return page
+
+    return asyncio.run(run())
+
+
+async def open_fake(page: Page, *panes: str, picture: str = "jpeg") -> None:
+    """Open panes and wait for the first picture."""
+    await page.say("open", panes=[{"choice": choice} for choice in panes or ("fake",)], start=1, seed=5, picture=picture)
+    await page.frames(1)
+
+
+def test_pictures_come_at_the_content_rate_with_input_and_time() -> None:
+    async def script(page: Page) -> None:
+        await open_fake(page)
+        await page.say("input", id=3, held=["turn_right"])
+        await page.until(lambda: page.headers()[-1].input_id == 3)
+        began, count = time.monotonic(), len(page.pictures())
+        await page.frames(20)
+        # A busy machine may lose time, but never runs ahead of the clock.
+        assert time.monotonic() - began > (20 - 3) / RATE
+        assert count < 200
+
+    page = play(script)
+    headers = page.headers()
+    assert [header.frame for header in headers] == list(range(1, len(headers) + 1))
+    assert [round(header.content_time * RATE) for header in headers] == list(range(len(headers)))
+    assert [header.input_id for header in headers] == sorted(header.input_id for header in headers)
+
+
+def test_free_running_is_faster_than_the_content_rate_and_waits_for_the_page() -> None:
+    async def script(page: Page) -> None:
+        await open_fake(page)
+        began = time.monotonic()
+        await page.frames(30)
+        assert time.monotonic() - began < 30 / 5.0
+        page.deaf = True
+        await page.frames(1)
+        await asyncio.sleep(0.2)
+        count = len(page.pictures())
+        await asyncio.sleep(0.3)
+        assert len(page.pictures()) == count
+
+    page = play(script, fake_catalogue(fake_choice(rate=5.0)), PlaySettings(pace="free"))
+    assert len({header.frame for header in page.headers()}) == page.headers()[-1].frame
+
+
+def commits_follow_pictures(events: list[str]) -> bool:
+    """Every commit comes after the picture of its step has gone out."""
+    shown = [event for event in events if event != "open"]
+    return all(event != "commit" or before == "picture" for before, event in zip(["", *shown], shown, strict=False)) and "commit" in shown
+
+
+def play_with_events(*, eager: bool) -> list[str]:
+    """Events of a short play; an eager world commits inside its step."""
+    page_events: list[str] = []
+
+    class Noting(FakeSource):
+        def step(self, action: np.ndarray) -> np.ndarray:
+            if eager:
+                page_events.append("commit")
+            return super().step(action)
+
+        def commit(self) -> None:
+            if not eager:
+                page_events.append("commit")
+
+    async def script(page: Page) -> None:
+        page.events = page_events
+        await open_fake(page)
+        await page.frames(8)
+
+    play(script, fake_catalogue(fake_choice(kind=Noting)))
+    # What comes before the first step is the reset's picture.
+    return page_events[1:]
+
+
+def test_the_commit_comes_after_the_picture_was_sent() -> None:
+    assert commits_follow_pictures(play_with_events(eager=False))
+
+
+def test_a_world_that_commits_before_is_noticed() -> None:
+    assert not commits_follow_pictures(play_with_events(eager=True))
+
+
+def test_pause_stops_the_clock_and_a_reset_lets_it_run() -> None:
+    async def script(page: Page) -> None:
+        await open_fake(page)
+        await page.say("pause", paused=True)
+        await page.until(lambda: page.of_type("state")[-1]["paused"])
+        count = len(page.pictures())
+        await asyncio.sleep(0.2)
+        assert len(page.pictures()) == count
+        await page.say("reset", start=2, seed=9)
+        await page.frames(3)
+
+    page = play(script)
+    last = page.of_type("state")[-1]
+    assert (last["paused"], last["start"], last["seed"]) == (False, 2, 9)
+    assert 0.0 in [header.content_time for header in page.headers()[1:]]
+
+
+def test_a_world_that_fails_pauses_and_the_player_goes_on() -> None:
+    made: list[FakeSource] = []
+
+    async def script(page: Page) -> None:
+        await open_fake(page)
+        await page.until(lambda: bool(page.of_type("error")))
+        assert page.of_type("state")[-1]["paused"]
+        assert isinstance(made[0], FailingSource)
+        made[0].failing = False
+        await page.say("reset")
+        await page.frames(3)
+
+    page = play(script, fake_catalogue(fake_choice(kind=FailingSource, made=made)))
+    assert "the model fell over" in page.of_type("error")[0]["message"]
+
+
+def test_requests_that_cannot_be_met_leave_the_play_as_it_is() -> None:
+    async def script(page: Page) -> None:
+        await open_fake(page)
+        await page.say("open", panes=[{"choice": "gone"}])
+        await page.say("reset", start=7)
+        await page.until(lambda: len(page.of_type("error")) == 1)
+        await page.say("reset", start=7)
+        await page.until(lambda: len(page.of_type("error")) == 2)
+        await page.frames(3)
+
+    page = play(script)
+    assert "fake" in page.of_type("error")[0]["message"] and "there are 3" in page.of_type("error")[1]["message"]
+    assert not page.of_type("state")[-1]["paused"]
+
+
+def test_new_panes_close_the_old_ones_and_keep_the_start() -> None:
+    made: list[FakeSource] = []
+    catalogue = fake_catalogue(fake_choice("a", made=made), fake_choice("b", made=made))
+
+    async def script(page: Page) -> None:
+        await open_fake(page, "a")
+        await open_fake(page, "b", "a", "b")
+        await page.frames(9)
+
+    page = play(script, catalogue)
+    assert [source.closed for source in made] == [True] * 4
+    assert {header.panes for header in page.headers()} == {1, 3}
+    assert [len(ready["panes"]) for ready in page.of_type("ready")] == [1, 3]
+    assert page.of_type("state")[-1]["start"] == 1
+
+
+def test_a_recording_can_be_fetched_once_it_is_stopped() -> None:
+    async def script(page: Page) -> None:
+        await open_fake(page, "fake", "fake")
+        await page.say("record", recording=True)
+        await page.until(lambda: page.of_type("state")[-1]["recording"])
+        await page.frames(10)
+        await page.say("record", recording=False)
+        await page.until(lambda: bool(page.of_type("recording")))
+
+    (recording,) = play(script).of_type("recording")
+    assert recording["url"].startswith("/recordings/") and recording["frames"] >= 4
+
+
+def test_a_deaf_page_loses_frames_and_is_told_how_many() -> None:
+    async def script(page: Page) -> None:
+        await open_fake(page)
+        page.deaf = True
+        await page.until(lambda: any(stats["dropped"] > 5 for stats in page.of_type("stats")))
+        page.deaf = False
+        await page.say("ack", frame=page.headers()[-1].frame)
+        await page.frames(5)
+
+    frames = [header.frame for header in play(script).headers()]
+    assert max(later - earlier for earlier, later in zip(frames, frames[1:], strict=False)) > 5
+
+
+def test_steps_of_several_pixel_frames_are_spread_over_their_time() -> None:
+    arrivals: list[float] = []
+
+    async def script(page: Page) -> None:
+        await open_fake(page)
+        await page.frames(8)
+        for _ in range(16):
+            await page.frames(1)
+            arrivals.append(time.monotonic())
+
+    page = play(script, fake_catalogue(fake_choice(stride=4)))
+    headers = page.headers()
+    assert [round(header.content_time * RATE) for header in headers] == list(range(len(headers)))
+    gaps = sorted(later - earlier for earlier, later in zip(arrivals, arrivals[1:], strict=False))
+    assert gaps[len(gaps) // 2] > 0.4 / RATE
