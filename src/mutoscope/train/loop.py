@@ -95,7 +95,8 @@ def one_update(stage: StageRun, source: BatchSource, plan: LoopPlan, workers: Wo
     figures: dict[str, float] = {}
     for turn in stage.turns(update):
         learner, accumulate = stage.learners[turn], plan.config.accumulate
-        learner.module.requires_grad_(True)
+        for name, other in stage.learners.items():  # kernels differ in their last bits for weights that ask for a gradient
+            other.module.requires_grad_(name == turn)
         learner.optimiser.zero_grad(set_to_none=True)
         for micro in range(accumulate):
             with precision_context(plan.precision, workers.device):
@@ -105,7 +106,6 @@ def one_update(stage: StageRun, source: BatchSource, plan: LoopPlan, workers: Wo
                 figures[f"{turn}/{name}"] = figures.get(f"{turn}/{name}", 0.0) + value / accumulate
         workers.average_gradients(learner.module)
         figures[f"{turn}/gradient_norm"] = learner.learn(update, plan.config.updates)
-        learner.module.requires_grad_(False)
     return figures
 
 
