@@ -52,7 +52,9 @@ def gradients(kind: str, accumulate: int, run: RunConfig = RUN, twin: type[Undiv
     stage, source = make_stage(kind, config, run=run, wide=True)
     seen = twin(stage, accumulate) if twin else stage
     figures = one_update(seen, source, loop_plan(Path("nowhere"), config), ALONE, BOTH)
-    found = {name: torch.tensor(value, dtype=torch.float64) for name, value in figures.items() if name.endswith(("/loss", "/gradient_norm"))}
+    found = {
+        name: torch.tensor(value, dtype=torch.float64) for name, value in figures.items() if name.endswith(("/loss", "/gradient_norm"))
+    }
     for turn in stage.turns(BOTH):
         named = stage.learners[turn].module.named_parameters()
         found |= {f"{turn}/{name}": parameter.grad.clone() for name, parameter in named if parameter.grad is not None}
