@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_fakes import ALONE, CHUNKS, CPU, RUN, STAGES, UPDATE, FakeSource, everything, different, loop_plan, make_stage
+from training_fakes import ALONE, CHUNKS, CPU, RUN, STAGES, UPDATE, FakeSource, different, everything, loop_plan, make_stage
 
 from mutoscope.train.batch import Draws
 from mutoscope.train.loop import StageRun, one_update

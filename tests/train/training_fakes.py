@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from fakes import ACTIONS, CODEC, ODD, scatter_parameters, tiny_model
 from torch import Tensor
 
+from fakes import ACTIONS, CODEC, ODD, scatter_parameters, tiny_model
 from mutoscope.core.streams import derive_seed, stream
 from mutoscope.memory.policy import Window
 from mutoscope.models.codec import ConvCodec
