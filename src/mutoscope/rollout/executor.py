@@ -86,7 +86,7 @@ class Executor:
             segments.append(self._segment(item, slice(first, first + size)))
             first += size
         latents = torch.cat([item.latents for item in passes]) if len(passes) > 1 else passes[0].latents
-        sigma = torch.cat([torch.full(item.latents.shape[:2], item.sigma) for item in passes]).to(latents)
+        sigma = torch.cat([item.latents.new_full(item.latents.shape[:2], item.sigma) for item in passes])
         velocity = self.model(latents, sigma, _stack([item.conditions for item in passes]), Streaming(segments))
         return [velocity[segment.batch] for segment in segments]
 
