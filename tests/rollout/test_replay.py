@@ -1,0 +1,151 @@
+"""The gradient pass of a rollout: one replay equals the rollout, and its gradient equals autograd with a detached cache.
+
+The reference is a rollout of its own kind: one differentiable pass after the other, keys and values in plain lists.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import Tensor
+
+from fakes import POLICIES, tiny_conditions, tiny_latents, tiny_model
+from mutoscope.core.streams import normal, stream
+from mutoscope.memory.ledger import ChunkSources, chunk_lengths, layout
+from mutoscope.models.conditions import Conditions
+from mutoscope.models.denoise import clip_layout, replay
+from mutoscope.models.rope import rotate, rotations
+from mutoscope.models.transformer import VideoTransformer
+from mutoscope.noise.schedule import few_step_levels, x0_from_velocity
+from mutoscope.rollout.training import Rollout, RolloutPlan, roll_out
+
+FRAMES, CONTEXT = 11, 2
+LEVELS = tuple(few_step_levels(4, 5.0).tolist())
+# The levels of the first generated chunk and of the others, cut at their exit step.
+EXITS = {"first step": (LEVELS[:1], LEVELS[:1]), "middle": (LEVELS[:3], (1.0, 5 / 6)), "last step": (LEVELS, (1.0, 5 / 6))}
+
+
+def noise(frame: int, draw: int) -> Tensor:
+    """Fresh noise for a chunk of three frames or, frame-wise, its first."""
+    return normal((2, 3, *tiny_latents(1).shape[2:]), stream(0, "rollout", frame, draw), torch.float64)
+
+
+@dataclass
+class ListMemory:
+    """Attention over per-layer dicts frame -> (unrotated keys, values), softmax written out."""
+
+    model: VideoTransformer
+    kept: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    chunk: ChunkSources | None = None
+    writes: bool = False
+
+    def at(self, x: Tensor, positions: Sequence[int]) -> Tensor:
+        """x rotated to the positions of its frames."""
+        return rotate(x, rotations(torch.tensor(positions), self.model.config.grid, self.model.config.head_dim))
+
+    def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        assert self.chunk is not None
+        frames = list(self.chunk.chunk.frames)
+        past = [(self.kept[layer, source.frame], source.position) for source in self.chunk.sources]
+        seen = [*((self.at(key, [position]), value) for (key, value), position in past), (self.at(keys, frames), values)]
+        if self.writes:
+            pieces = zip(frames, keys.chunk(len(frames), dim=2), values.chunk(len(frames), dim=2), strict=True)
+            self.kept.update({(layer, frame): (key, value) for frame, key, value in pieces})
+        all_keys, all_values = (torch.cat(parts, dim=2) for parts in zip(*seen, strict=True))
+        logits = self.at(queries, frames) @ all_keys.transpose(-1, -2) / queries.shape[-1] ** 0.5
+        return logits.softmax(dim=-1) @ all_values
+
+
+def reference(model: VideoTransformer, plan: RolloutPlan, real: Tensor, detached: bool) -> Tensor:
+    """Samples `[B, F, ...]` of a rollout whose exit steps carry gradient, and with them its commits unless `detached`."""
+    conditions, memory, clips = tiny_conditions(FRAMES), ListMemory(model), []
+    for index, part in enumerate(layout(plan.policy, chunk_lengths(FRAMES, plan.chunk_frames, plan.context))):
+        start, length = part.chunk.start, part.chunk.length
+        own, memory.chunk, memory.writes = conditions.frames(start, start + length), part, False
+        clean = real[:, start : start + length]
+        if index >= plan.context:
+            clean = sample(model, memory, start, plan.first_levels if index == plan.context else plan.levels, own)
+        clips.append(clean)
+        memory.writes = True
+        with torch.set_grad_enabled(not detached):
+            model(clean, torch.zeros(2, length).double(), own, memory)
+    return torch.cat(clips, dim=1)
+
+
+def sample(model: VideoTransformer, memory: ListMemory, start: int, levels: tuple[float, ...], own: Conditions) -> Tensor:
+    """Few-step sampling of a chunk that stops at the last level, with gradient in that step alone."""
+    length = own.known.shape[1]
+    x = noise(start, 0)[:, :length]
+    for index, sigma in enumerate(levels):
+        with torch.set_grad_enabled(index + 1 == len(levels)):
+            x0 = x - sigma * model(x, x.new_full(x.shape[:2], sigma), own, memory)
+        if index + 1 < len(levels):
+            x = (1 - levels[index + 1]) * x0 + levels[index + 1] * noise(start, index + 1)[:, :length]
+    return x0
+
+
+def rolled_out(model: VideoTransformer, plan: RolloutPlan, real: Tensor) -> Rollout:
+    """The rollout of the package, with the same noise."""
+    return roll_out(model, plan, real, tiny_conditions(FRAMES), lambda frame, draw: noise(frame, draw)[:, : plan.chunk_frames])
+
+
+def replayed(model: VideoTransformer, plan: RolloutPlan, rollout: Rollout) -> Tensor:
+    """The samples as the replay gives them, with gradient."""
+    parts = clip_layout(model, plan.policy, rollout.lengths, "cpu")
+    velocity = replay(model, rollout.clean, rollout.noisy, rollout.sigma, tiny_conditions(FRAMES), parts)
+    return x0_from_velocity(rollout.noisy, velocity, rollout.sigma)
+
+
+def gradients(model: VideoTransformer, samples: Tensor) -> Tensor:
+    """Gradient of a random linear function of the generated frames with respect to all weights."""
+    direction = tiny_latents(FRAMES, seed=7)[:, CONTEXT:]
+    weights = list(model.parameters())
+    parts = torch.autograd.grad((samples[:, CONTEXT:] * direction).sum(), weights, materialize_grads=True)
+    return torch.cat([part.flatten() for part in parts])
+
+
+def relative(first: Tensor, second: Tensor) -> float:
+    """Relative distance."""
+    return float((first - second).norm() / second.norm())
+
+
+def plan_of(policy: str, chunk: int, exit_step: str) -> RolloutPlan:
+    """A plan by names."""
+    return RolloutPlan(POLICIES[policy], CONTEXT, chunk, *EXITS[exit_step])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("chunk", [1, 3])
+@pytest.mark.parametrize("exit_step", EXITS)
+def test_the_replay_is_the_rollout(policy, chunk, exit_step):
+    model, plan, real = tiny_model(), plan_of(policy, chunk, exit_step), tiny_latents(FRAMES, seed=3)
+    rollout = rolled_out(model, plan, real)
+    samples, expected = replayed(model, plan, rollout), reference(model, plan, real, detached=True)
+    assert torch.equal(rollout.clean[:, :CONTEXT], real[:, :CONTEXT])
+    assert rollout.generated[0].tolist() == [0.0] * CONTEXT + [1.0] * (FRAMES - CONTEXT)
+    assert torch.allclose(rollout.clean, expected, atol=1e-9)
+    assert torch.allclose(samples, rollout.clean, atol=1e-9)
+    assert relative(gradients(model, samples), gradients(model, expected)) < 1e-9
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_the_replay_broken_twin_whose_context_is_not_detached(policy, chunk):
+    model, plan, real = tiny_model(), plan_of(policy, chunk, "middle"), tiny_latents(FRAMES, seed=3)
+    samples, attached = replayed(model, plan, rolled_out(model, plan, real)), reference(model, plan, real, detached=False)
+    assert torch.allclose(samples, attached, atol=1e-9)
+    assert relative(gradients(model, samples), gradients(model, attached)) > 0.01
+
+
+def test_the_replay_broken_twin_under_another_policy():
+    model, real = tiny_model(), tiny_latents(FRAMES, seed=3)
+    rollout = rolled_out(model, plan_of("sink", 1, "middle"), real)
+    assert not torch.allclose(replayed(model, plan_of("window", 1, "middle"), rollout), rollout.clean, atol=1e-6)
+
+
+def test_a_rollout_leaves_no_graph_and_repeats():
+    model, plan, real = tiny_model(), plan_of("window", 1, "last step"), tiny_latents(FRAMES, seed=3)
+    first, again = (rolled_out(model, plan, real) for _ in range(2))
+    assert not first.clean.requires_grad and torch.equal(first.clean, again.clean)
+    assert first.sigma[0].tolist() == [0.0] * CONTEXT + [LEVELS[-1]] + [5 / 6] * (FRAMES - CONTEXT - 1)

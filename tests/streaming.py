@@ -1,0 +1,99 @@
+"""A clip run chunk by chunk through a memory: what play does, at given noise levels, in float64."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fakes import tiny_conditions, tiny_latents, tiny_model
+from mutoscope.core.streams import stream
+from mutoscope.memory.policy import Policy
+from mutoscope.memory.store import MemoryStore
+from mutoscope.models.conditions import Conditions
+from mutoscope.models.transformer import VideoTransformer
+from mutoscope.noise.schedule import per_chunk
+from mutoscope.rollout.executor import Executor, Pass, drive
+from mutoscope.rollout.planner import commit_chunk
+
+# Frame-wise, and chunks of three after two context frames committed one by one.
+CUTS = {"frame-wise": (1,) * 9, "chunks of 3": (1, 1, 3, 3, 3)}
+Prepare = Callable[[MemoryStore, Pass], None]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clean clip, a noisy one, the level of every frame (one per chunk), and conditions."""
+
+    clean: Tensor
+    noisy: Tensor
+    sigma: Tensor
+    conditions: Conditions
+
+
+def random_clip(lengths: tuple[int, ...], seed: int = 0) -> Clip:
+    """Two rows of independent noise everywhere; both rows share their levels, as streaming needs."""
+    frames = sum(lengths)
+    levels = torch.rand(1, len(lengths), generator=stream(seed, "levels"), dtype=torch.float64).expand(2, -1)
+    clean, noisy = tiny_latents(frames, seed=2 * seed), tiny_latents(frames, seed=2 * seed + 1)
+    return Clip(clean, noisy, per_chunk(levels, lengths), tiny_conditions(frames, seed=seed))
+
+
+Run = Callable[[VideoTransformer, Policy, tuple[int, ...], Clip], Tensor]
+
+
+def leave_alone(store: MemoryStore, item: Pass) -> None:
+    """No preparation."""
+
+
+def stream_clip(model: VideoTransformer, policy: Policy, lengths: tuple[int, ...], clip: Clip, prepare: Prepare = leave_alone) -> Tensor:
+    """Velocity of every noisy chunk given the committed clean ones before it; `prepare` may touch the store before each pass."""
+    store = MemoryStore(model.config.cache(policy, max(lengths), len(clip.clean)), dtype=clip.clean.dtype)
+    executor, rows, start, velocities = Executor(model), slice(0, len(clip.clean)), 0, []
+    for length in lengths:
+        span, own = slice(start, start + length), clip.conditions.frames(start, start + length)
+        item = Pass(store, rows, store.open_chunk(rows, length), clip.noisy[:, span], float(clip.sigma[0, start]), own)
+        prepare(store, item)
+        velocities += executor.run([item])
+        prepare(store, item)
+        drive(executor, [commit_chunk(store, rows, clip.clean[:, span], own)])
+        start += length
+    return torch.cat(velocities, dim=1)
+
+
+def swap(clip: Clip, other: Clip, clean: slice, noisy: slice) -> Clip:
+    """`clip` with clean frames `clean`, and noisy frames, levels and actions `noisy`, taken from `other`."""
+
+    def mixed(own: Tensor, foreign: Tensor, frames: slice) -> Tensor:
+        result = own.clone()
+        result[:, frames] = foreign[:, frames]
+        return result
+
+    conditions = replace(clip.conditions, actions=mixed(clip.conditions.actions, other.conditions.actions, noisy))
+    return Clip(
+        mixed(clip.clean, other.clean, clean), mixed(clip.noisy, other.noisy, noisy), mixed(clip.sigma, other.sigma, noisy), conditions
+    )
+
+
+def looks_ahead(run: Run, policy: Policy, lengths: tuple[int, ...]) -> bool:
+    """Whether another future (of a chunk: its own clean frames too) changes the output of any chunk."""
+    model, clip, other = tiny_model(), random_clip(lengths), random_clip(lengths, seed=1)
+    with torch.no_grad():
+        outputs, start = run(model, policy, lengths, clip), 0
+        for length in lengths:
+            stop = start + length
+            changed = run(model, policy, lengths, swap(clip, other, slice(start, None), slice(stop, None)))
+            if not torch.allclose(changed[:, :stop], outputs[:, :stop], atol=1e-12):
+                return True
+            start = stop
+    return False
+
+
+def sees_other_noise(run: Run, policy: Policy, lengths: tuple[int, ...]) -> bool:
+    """Whether the noisy frames before the last chunk change its output: only the clean past may."""
+    model, clip, other = tiny_model(), random_clip(lengths), random_clip(lengths, seed=1)
+    start = sum(lengths[:-1])
+    changed = replace(clip, noisy=torch.cat([other.noisy[:, :start], clip.noisy[:, start:]], dim=1))
+    with torch.no_grad():
+        outputs = [run(model, policy, lengths, each)[:, start:] for each in (clip, changed)]
+    return not torch.allclose(*outputs, atol=1e-12)
