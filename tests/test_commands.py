@@ -10,10 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mutoscope import cli
-from mutoscope.commands import checkpoints
+from mutoscope.commands import checkpoints, record
+from mutoscope.commands.catalogue import build_catalogue
 from mutoscope.commands.checkpoints import bundled_first, find_checkpoint, parse_policy, policy_text, session_config
+from mutoscope.commands.evaluate import held_out_of_run
 from mutoscope.commands.generate import continue_start, enlarge
 from mutoscope.commands.overrides import override
+from mutoscope.commands.recording import record_recipe, recorder_options, world_name
 from mutoscope.commands.roofline import count_bytes, count_flops
 from mutoscope.commands.script import parse_script
 from mutoscope.commands.train import read_recipe
@@ -21,10 +24,15 @@ from mutoscope.commands.untrained import untrained_checkpoint
 from mutoscope.core.config import to_plain
 from mutoscope.core.errors import CapacityError, CheckpointError, ConfigError
 from mutoscope.core.files import write_json
+from mutoscope.data.clips import open_dataset
+from mutoscope.data.recorder import RecordOptions
+from mutoscope.data.worlds import make_world
+from mutoscope.data.worlds.gym import world_spec
 from mutoscope.memory.policy import Full, SinkWindow, Window
 from mutoscope.models.checkpoint import Checkpoint, read_manifest, save_checkpoint
 from mutoscope.recipes import RECIPES, recipe
 from mutoscope.rollout.session import Session
+from mutoscope.serve.wire import PaneRequest
 
 SIZES = st.integers(1, 99)
 POLICIES = st.builds(Full, SIZES) | st.builds(Window, SIZES) | st.builds(SinkWindow, SIZES, SIZES)
@@ -196,7 +204,9 @@ def test_bench_writes_percentiles_cold_and_warm_apart(tmp_path, capsys):
     for row in figures["rows"]:
         step = row["action_to_pixels_ms"]
         assert 0 < step["p50"] <= step["p95"] <= step["p99"] and row["frames_per_second"] > 0
-        assert 0 < row["share_of_roofline"] < 1.5
+        assert row["share_of_roofline"] > 0 and row["roofline"]["least_ms"] == max(
+            row["roofline"]["compute_ms"], row["roofline"]["memory_ms"]
+        )
     assert "frames/s" in capsys.readouterr().out
 
 
@@ -209,3 +219,61 @@ def test_bench_explains_what_cannot_be(capsys):
 
 def test_a_saved_untrained_checkpoint_is_a_checkpoint(untrained, tmp_path):
     assert read_manifest(save(untrained, tmp_path / "a")) == untrained.manifest
+
+
+def test_recorder_options_and_names():
+    options = cli.parse("record", record, ["CartPole-v1", "--output", "a", "--frames", "9"])
+    assert recorder_options(options) == RecordOptions("gym:CartPole-v1", 200, 9, 48, 64, 2, 0, "hold-random")
+    assert [world_name(name) for name in ("doom-basic", "ALE/Pong", "gym:A-v0", "maze")] == [
+        "doom-basic",
+        "gym:ALE/Pong",
+        "gym:A-v0",
+        "maze",
+    ]
+
+
+def test_recording_an_unknown_world_lists_the_known_ones(tmp_path, capsys):
+    assert cli.main(["record", "quake", "--output", str(tmp_path / "a")]) == 2
+    assert "unknown world 'quake'; known: doom" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_recipe_records_training_and_held_out_episodes_of_other_seeds(tmp_path):
+    train, held_out = (open_dataset(path) for path in record_recipe(recipe("scroll-smoke").data, tmp_path))
+    assert (len(train.episodes), len(held_out.episodes)) == (6, 4)
+    assert not {episode.seed for episode in train.episodes} & {episode.seed for episode in held_out.episodes}
+
+
+def test_the_held_out_data_of_a_run_is_found(tmp_path):
+    checkpoint = tmp_path / "run" / "matching-2" / "checkpoint"
+    checkpoint.mkdir(parents=True)
+    with pytest.raises(ConfigError, match="lies in no run folder with held-out episodes; give"):
+        held_out_of_run(checkpoint)
+    write_json(tmp_path / "run" / "data" / "held-out" / "manifest.json", {})
+    assert held_out_of_run(checkpoint) == (tmp_path / "run" / "data" / "held-out").resolve()
+
+
+def test_the_catalogue_offers_what_the_checkpoints_can(untrained, tmp_path):
+    student = save(untrained, tmp_path / "student", memory=Window(8))
+    teacher = save(untrained, tmp_path / "teacher", stage="autoregressive", student_steps=32)
+    catalogue = build_catalogue((str(student), str(teacher)), "cpu")
+    assert [choice.steps for choice in catalogue.choices[:2]] == [(2, 1, 4), (2, 1, 4, 32)]
+    assert catalogue.choices[0].policies == ("window=8", "window=4", "sink=1,window=7")
+    assert catalogue.choices[0].starts == ("start 0",)
+    assert [pane.choice for pane in catalogue.panes][:2] == [choice.id for choice in catalogue.choices[:2]]
+    (choice, options), *_ = catalogue.match((PaneRequest(catalogue.choices[0].id, steps=1, policy="sink=1,window=7"),))
+    source = choice.make_source(options)
+    context = source.reset(0, 0)
+    assert context.shape == (4, 32, 32, 3)
+    assert source.step(np.zeros(4, np.float32)).shape == (1, 32, 32, 3)
+    with pytest.raises(CheckpointError, match="'bidirectional' checkpoint, which cannot be played"):
+        build_catalogue((str(save(untrained, tmp_path / "b", stage="bidirectional")),), "cpu")
+
+
+def test_the_real_world_stands_beside_a_learned_one_that_equals_it(untrained, tmp_path):
+    world = world_spec(make_world("scroll", height=32, width=32, frame_skip=1))
+    catalogue = build_catalogue((str(save(untrained, tmp_path / "a", world=world)),), "cpu")
+    assert [choice.kind for choice in catalogue.choices] == ["learned", "real"]
+    assert len(catalogue.panes) == 2
+    other = build_catalogue((str(save(untrained, tmp_path / "b", world=replace(world, content_rate=world.content_rate / 7))),), "cpu")
+    assert [choice.kind for choice in other.choices] == ["learned"]

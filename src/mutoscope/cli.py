@@ -20,10 +20,10 @@ COMMANDS = {
 }
 EXAMPLES = (
     "mutoscope play",
-    "mutoscope record doom data/doom --episodes 200",
+    "mutoscope record doom --output data/doom --episodes 200",
     "mutoscope check data/doom",
     "mutoscope train scroll --output runs/scroll",
-    "mutoscope generate runs/scroll/matching --actions 'right*20,down*10' --output walk.mp4",
+    "mutoscope generate runs/scroll/matching-2 --actions 'right*20,down*10' --output walk.mp4",
 )
 SUCCESS, MISTAKE, INTERRUPTED = 0, 2, 130
 

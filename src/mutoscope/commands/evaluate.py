@@ -10,8 +10,10 @@ from pathlib import Path
 
 import tyro
 
+from mutoscope.core.errors import ConfigError
+
 EXAMPLES = (
-    "mutoscope evaluate runs/doom-basic/matching-2 --data runs/doom-basic/data/held-out",
+    "mutoscope evaluate runs/doom-basic/matching-2",
     "mutoscope evaluate runs/scroll/autoregressive runs/scroll/matching-2 --data runs/scroll/data/held-out --output scores/scroll",
 )
 
@@ -22,8 +24,8 @@ class Options:
 
     checkpoints: tyro.conf.Positional[tuple[str, ...]]
     """Checkpoint folders, stages' folders of a run, or bundled names."""
-    data: Path
-    """A held-out data set of the same world."""
+    data: Path | None = None
+    """A held-out data set of the same world; default: the one in the run folder of the first checkpoint."""
     output: Path = Path("evaluation")
     """Folder of the report."""
     device: str = "cpu"
@@ -36,6 +38,15 @@ def run(options: Options) -> int:
     from mutoscope.evaluate.protocol import EvaluateConfig
     from mutoscope.evaluate.run import run_evaluate
 
-    run_evaluate([find_checkpoint(name) for name in options.checkpoints], options.data, options.output, EvaluateConfig())
+    paths = [find_checkpoint(name) for name in options.checkpoints]
+    run_evaluate(paths, options.data or held_out_of_run(paths[0]), options.output, EvaluateConfig())
     print(f"{options.output}: written")
     return 0
+
+
+def held_out_of_run(checkpoint: Path) -> Path:
+    """The held-out data set of the run folder that a checkpoint lies in."""
+    for folder in checkpoint.resolve().parents:
+        if (folder / "data" / "held-out" / "manifest.json").is_file():
+            return folder / "data" / "held-out"
+    raise ConfigError(f"{checkpoint} lies in no run folder with held-out episodes; give a held-out data set with --data")

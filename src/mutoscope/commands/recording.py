@@ -1,11 +1,15 @@
 """From names on the command line to recorded data sets: what `record` and `train` have in common."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mutoscope.data.format import DatasetManifest
 from mutoscope.data.recorder import RecordOptions, record
 from mutoscope.data.worlds import WORLDS, make_world
 from mutoscope.train.config import DataConfig
+
+if TYPE_CHECKING:
+    from mutoscope.commands.record import Options
 
 GYMNASIUM = "gym:"
 
@@ -14,6 +18,27 @@ def record_world(path: Path, options: RecordOptions) -> DatasetManifest:
     """Record the world that the options name into `path`, or go on with it."""
     size = {"height": options.height, "width": options.width, "frame_skip": options.frame_skip}
     return record(lambda: make_world(options.world, **size), path, options)
+
+
+def recorder_options(options: "Options") -> RecordOptions:
+    """What the recorder is told by the arguments of `record`."""
+    return RecordOptions(
+        world=world_name(options.world),
+        episodes=options.episodes,
+        frames_per_episode=options.frames,
+        height=options.height,
+        width=options.width,
+        frame_skip=options.frame_skip,
+        seed=options.seed,
+        policy=options.policy,
+    )
+
+
+def import_clips(options: "Options") -> DatasetManifest:
+    """A folder of video files and action tables as a data set."""
+    from mutoscope.data.worlds.videos import ImportOptions, import_videos
+
+    return import_videos(Path(options.world), options.output, ImportOptions(options.height, options.width, options.frames))
 
 
 def world_name(name: str) -> str:
