@@ -32,11 +32,11 @@ def doom_basic() -> RunConfig:
                 widths=(32, 64, 96),
             ),
             BidirectionalStage("bidirectional", UpdateConfig(1200, 8, 1e-3, average=0.99)),
-            AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(2500, 8, 7e-4, average=0.99)),
-            ConsistencyStage("consistency", "autoregressive", UpdateConfig(400, 8, 1e-4, average=0.99), guidance=1.5),
+            AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(1800, 8, 7e-4, average=0.99)),
+            ConsistencyStage("consistency", "autoregressive", UpdateConfig(250, 8, 1e-4, average=0.99), guidance=1.5),
             *(
                 MatchingStage(
-                    f"matching-{steps}", "consistency", "bidirectional", UpdateConfig(150, 8, 2e-5, average=0.95), student_steps=steps
+                    f"matching-{steps}", "consistency", "bidirectional", UpdateConfig(100, 8, 2e-5, average=0.95, save_every=50), student_steps=steps
                 )
                 for steps in (2, 1, 4)
             ),
