@@ -1,12 +1,15 @@
 """Where a pane's pictures come from: a learned world, the real one, or a small fake for tests. All look the same to the engine."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.world import ActionSpec, WorldSpec
+
+if TYPE_CHECKING:
+    from mutoscope.rollout.session import Session
 
 
 class PaneSource(Protocol):
@@ -47,18 +50,18 @@ class PaneSource(Protocol):
 class LearnedSource:
     """A learned world: a thin face on `rollout.session.Session`."""
 
-    def __init__(self, session: Any, *, stride: int = 1) -> None:
+    def __init__(self, session: "Session", *, stride: int = 1) -> None:
         self._session, self.stride = session, stride
         self.world: WorldSpec = session.world
 
     @property
     def memory_bytes(self) -> int:
         """Bytes of the cache."""
-        return int(self._session.memory_bytes)
+        return self._session.memory_bytes
 
     def reset(self, start: int | None, seed: int | None) -> np.ndarray:
-        """Commit the real context of a start; its pixel frames."""
-        return self._session.reset(start, seed)
+        """Commit the real context of a start (the first where none is named); its pixel frames."""
+        return self._session.reset(start or 0, seed or 0)
 
     def step(self, action: np.ndarray) -> np.ndarray:
         """Denoise and decode the next frame."""
