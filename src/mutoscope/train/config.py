@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from mutoscope.core.errors import ConfigError
+from mutoscope.core.errors import CapacityError, ConfigError
+from mutoscope.core.shapes import rope_split
+from mutoscope.memory.ledger import chunk_lengths, layout
 from mutoscope.memory.policy import PolicyConfig
 
 
@@ -19,6 +21,9 @@ class DataConfig:
     frames_per_episode: int
     held_out_episodes: int
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least(1, self, "height", "width", "frame_skip", "episodes", "frames_per_episode", "held_out_episodes")
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,14 @@ class UpdateConfig:
     log_every: int = 10
 
     def __post_init__(self) -> None:
-        if self.updates < 1 or self.batch_size < 1 or self.accumulate < 1 or self.learning_rate <= 0:
-            raise ConfigError(f"updates, batch_size, accumulate and learning_rate must be positive: {self}")
+        _at_least(1, self, "updates", "batch_size", "accumulate", "save_every", "log_every")
+        _at_least(0, self, "warmup", "weight_decay")
+        _above_zero(self, "learning_rate", "clip_norm")
+        _share(self, "cooldown", "average")
         if self.batch_size % self.accumulate:
             raise ConfigError(f"a batch of {self.batch_size} clips does not divide into {self.accumulate} micro-batches")
-        if not 0 <= self.average < 1:
-            raise ConfigError(f"the average's decay must be in [0, 1), got {self.average}")
+        if self.average == 1 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"the decays average and betas must be below 1, got {self.average} and {self.betas}")
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,12 @@ class CodecStage:
     blocks: int = 2
     latent_noise: float = 0.05
 
+    def __post_init__(self) -> None:
+        _at_least(1, self, "latent_channels")
+        _at_least(0, self, "blocks", "latent_noise")
+        if not self.widths or min(self.widths) < 1:
+            raise ConfigError(f"a codec needs at least one width, all positive, got {self.widths}")
+
 
 @dataclass(frozen=True)
 class BidirectionalStage:
@@ -67,6 +80,9 @@ class BidirectionalStage:
     update: UpdateConfig
     sampler: Literal["uniform", "logit-normal"] = "logit-normal"
     action_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        _share(self, "action_dropout")
 
 
 @dataclass(frozen=True)
@@ -79,6 +95,9 @@ class AutoregressiveStage:
     sampler: Literal["uniform", "logit-normal"] = "uniform"
     weight: Literal["none", "bell"] = "bell"
     action_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        _share(self, "action_dropout")
 
 
 @dataclass(frozen=True)
@@ -93,6 +112,9 @@ class OdeStage:
     guidance: float = 6.0
     student_steps: int = 4
 
+    def __post_init__(self) -> None:
+        _at_least(1, self, "trajectories", "solver_steps", "student_steps")
+
 
 @dataclass(frozen=True)
 class ConsistencyStage:
@@ -105,6 +127,10 @@ class ConsistencyStage:
     guidance: float = 3.0
     target_average: float = 0.99
     last_pair: Literal["included", "excluded"] = "included"
+
+    def __post_init__(self) -> None:
+        _at_least(2, self, "grid_steps")
+        _share(self, "target_average")
 
 
 @dataclass(frozen=True)
@@ -123,8 +149,20 @@ class MatchingStage:
     average_from: int = 50
     max_context: int = 4
 
+    def __post_init__(self) -> None:
+        _at_least(1, self, "student_steps", "first_chunk_steps", "student_every", "max_context")
+        _at_least(0, self, "average_from")
+        _above_zero(self, "critic_learning_rate")
+
 
 StageConfig = CodecStage | BidirectionalStage | AutoregressiveStage | OdeStage | ConsistencyStage | MatchingStage
+# Which kinds of stage each kind may be built on: its start, then for matching its score.
+PARENT_KINDS: dict[type, tuple[tuple[type, ...], ...]] = {
+    AutoregressiveStage: ((BidirectionalStage, AutoregressiveStage),),
+    OdeStage: ((AutoregressiveStage,),),
+    ConsistencyStage: ((AutoregressiveStage,),),
+    MatchingStage: ((AutoregressiveStage, OdeStage, ConsistencyStage, MatchingStage), (BidirectionalStage,)),
+}
 
 
 @dataclass(frozen=True)
@@ -137,6 +175,13 @@ class ModelConfig:
     num_layers: int
     patch: int = 1
     freq_dim: int = 64
+
+    def __post_init__(self) -> None:
+        _at_least(1, self, "dim", "ffn_dim", "num_heads", "num_layers", "patch")
+        _at_least(2, self, "freq_dim")
+        if self.dim % self.num_heads or self.freq_dim % 2:
+            raise ConfigError(f"dim {self.dim} must divide into {self.num_heads} heads, and freq_dim {self.freq_dim} must be even")
+        rope_split(self.dim // self.num_heads)
 
 
 @dataclass(frozen=True)
@@ -155,17 +200,19 @@ class RunConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
 
     def __post_init__(self) -> None:
-        seen: list[str] = []
-        for stage in self.stages:
-            for parent in parents(stage):
-                if parent not in seen:
-                    raise ConfigError(f"stage '{stage.name}' starts from '{parent}', which does not come before it; before it: {seen}")
-            if stage.name in seen:
-                raise ConfigError(f"two stages are named '{stage.name}'")
-            seen.append(stage.name)
+        _at_least(1, self, "chunk_frames")
+        _above_zero(self, "shift")
+        _check_ancestry(self.stages)
         if self.clip_frames < 2 or (self.clip_frames - 1) % self.chunk_frames:
             raise ConfigError(f"clips of {self.clip_frames} frames must be 1 + a multiple of chunk_frames {self.chunk_frames}")
-        self.memory.capacity(self.chunk_frames)
+        try:
+            layout(self.memory, chunk_lengths(self.clip_frames, self.chunk_frames, 1))
+        except CapacityError as error:
+            raise ConfigError(f"clips of {self.clip_frames} frames do not fit into the memory: {error}") from error
+        for stage in self.stages:
+            cell = 2 ** len(stage.widths) * self.model.patch if isinstance(stage, CodecStage) else 1
+            if self.data.height % cell or self.data.width % cell:
+                raise ConfigError(f"pictures of {self.data.height}x{self.data.width} cannot be cut into tokens of {cell}x{cell} pixels")
 
     def stage(self, name: str) -> StageConfig:
         """The stage of that name."""
@@ -182,3 +229,38 @@ def parents(stage: StageConfig) -> tuple[str, ...]:
     if isinstance(stage, (AutoregressiveStage, OdeStage, ConsistencyStage)):
         return (stage.start,)
     return ()
+
+
+def _check_ancestry(stages: tuple[StageConfig, ...]) -> None:
+    """Names are distinct, and every stage starts from stages before it, of kinds that it can be built on."""
+    seen: dict[str, StageConfig] = {}
+    for stage in stages:
+        for parent, kinds in zip(parents(stage), PARENT_KINDS.get(type(stage), ()), strict=True):
+            if parent not in seen:
+                raise ConfigError(f"stage '{stage.name}' starts from '{parent}', which does not come before it; before it: {list(seen)}")
+            if not isinstance(seen[parent], kinds):
+                allowed = " or ".join(kind.__name__ for kind in kinds)
+                raise ConfigError(
+                    f"stage '{stage.name}' cannot be built on '{parent}', a {type(seen[parent]).__name__}; it needs {allowed}"
+                )
+        if stage.name in seen:
+            raise ConfigError(f"two stages are named '{stage.name}'")
+        seen[stage.name] = stage
+
+
+def _at_least(lowest: int, config: object, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) >= lowest:
+            raise ConfigError(f"{type(config).__name__}.{name} must be at least {lowest}, got {getattr(config, name)}")
+
+
+def _above_zero(config: object, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ConfigError(f"{type(config).__name__}.{name} must be above 0, got {getattr(config, name)}")
+
+
+def _share(config: object, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ConfigError(f"{type(config).__name__}.{name} must be in 0 .. 1, got {getattr(config, name)}")
