@@ -1,0 +1,130 @@
+"""Runs that cannot be are refused in words before anything is built; those that can return from run.json unchanged."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from training_fakes import CHUNKS, RUN, STAGES, UPDATE, stage_config
+
+from mutoscope.core.config import config_hash, from_plain, to_plain
+from mutoscope.core.errors import ConfigError
+from mutoscope.memory.policy import Full, SinkWindow, Window
+from mutoscope.train.config import RunConfig, StageConfig, parents
+
+ALL = replace(RUN, stages=tuple(stage_config(kind, UPDATE) for kind in STAGES))
+
+
+def with_stage(kind: str, **changes) -> RunConfig:
+    """The whole chain, one stage of it changed."""
+    return replace(ALL, stages=tuple(replace(stage, **changes) if stage.name == kind else stage for stage in ALL.stages))
+
+
+@pytest.mark.parametrize(
+    "run", [ALL, CHUNKS, replace(ALL, memory=Full(9)), replace(ALL, memory=SinkWindow(1, 3), precision="bf16", seed=3)]
+)
+def test_a_run_returns_from_json_unchanged(run):
+    returned = from_plain(RunConfig, json.loads(json.dumps(to_plain(run))))
+    assert returned == run and config_hash(returned) == config_hash(run)
+
+
+def change(run: RunConfig, path: str, value: object) -> dict:
+    """run.json with one value replaced or added."""
+    plain = json.loads(json.dumps(to_plain(run)))
+    *outer, last = path.split(".")
+    place = plain
+    for name in outer:
+        place = place[int(name)] if name.isdigit() else place[name]
+    place[last] = value
+    return plain
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("model.width", 3, "config.model has unknown keys width; known: dim, ffn_dim"),
+        ("stages.0.update.lr", 0.1, r"config.stages\[0\].update has unknown keys lr; known: updates, batch_size"),
+        ("stages.0.is", "Codecs", r"config.stages\[0\] is of kind 'Codecs'; allowed: CodecStage, BidirectionalStage"),
+        ("stages.1.sampler", "cosine", "sampler is 'cosine'; allowed: 'uniform', 'logit-normal'"),
+        ("precision", "fp8", "precision is 'fp8'; allowed: 'auto', 'fp32', 'bf16'"),
+        ("memory.is", "Everything", "memory is of kind 'Everything'; allowed: Full, Window, SinkWindow"),
+        ("clip_frames", "7", "clip_frames is '7'; it must be of type int"),
+    ],
+)
+def test_what_does_not_belong_into_run_json_is_named(path, value, message):
+    with pytest.raises(ConfigError, match=message):
+        from_plain(RunConfig, change(ALL, path, value))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: replace(UPDATE, updates=0), "UpdateConfig.updates must be at least 1, got 0"),
+        (lambda: replace(UPDATE, save_every=0), "UpdateConfig.save_every must be at least 1"),
+        (lambda: replace(UPDATE, learning_rate=0.0), "UpdateConfig.learning_rate must be above 0"),
+        (lambda: replace(UPDATE, learning_rate=float("nan")), "UpdateConfig.learning_rate must be above 0, got nan"),
+        (lambda: replace(UPDATE, accumulate=3), "4 clips does not divide into 3 micro-batches"),
+        (lambda: replace(UPDATE, average=1.0), r"decays .* must be below 1"),
+        (lambda: replace(UPDATE, betas=(0.9, 1.0)), r"decays .* must be below 1"),
+        (lambda: replace(UPDATE, cooldown=2.0), r"UpdateConfig.cooldown must be in 0 .. 1, got 2.0"),
+        (lambda: replace(RUN.model, num_heads=5), "dim 24 must divide into 5 heads"),
+        (lambda: replace(RUN.model, dim=8, num_heads=2), "a head needs an even number of at least 6 channels, got 4"),
+        (lambda: replace(RUN.data, frame_skip=0), "DataConfig.frame_skip must be at least 1"),
+        (lambda: replace(RUN, clip_frames=1), "clips of 1 frames"),
+        (lambda: replace(CHUNKS, clip_frames=8), "clips of 8 frames must be 1 . a multiple of chunk_frames 3"),
+        (lambda: replace(RUN, chunk_frames=0), "RunConfig.chunk_frames must be at least 1"),
+        (lambda: replace(RUN, shift=0.0), "RunConfig.shift must be above 0"),
+        (lambda: replace(CHUNKS, memory=Window(2)), "'window' of 2 frames cannot hold a chunk of 3; make the window longer"),
+        (lambda: replace(RUN, memory=Full(6)), "clips of 7 frames do not fit into the memory.*declare more frames"),
+        (lambda: replace(ALL, data=replace(RUN.data, height=18)), "pictures of 18x20 cannot be cut into tokens of 4x4 pixels"),
+        (lambda: with_stage("bidirectional", action_dropout=1.5), "BidirectionalStage.action_dropout must be in 0 .. 1"),
+        (lambda: with_stage("consistency", grid_steps=1), "ConsistencyStage.grid_steps must be at least 2"),
+        (lambda: with_stage("matching", max_context=0), "MatchingStage.max_context must be at least 1"),
+        (lambda: with_stage("matching", student_every=0), "MatchingStage.student_every must be at least 1"),
+        (lambda: with_stage("ode", trajectories=0), "OdeStage.trajectories must be at least 1"),
+        (lambda: with_stage("codec", widths=()), "a codec needs at least one width"),
+    ],
+)
+def test_an_impossible_value_is_refused(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: with_stage("autoregressive", start="teacher"),
+            r"starts from 'teacher', which does not come before it; before it: \['codec', 'bidir",
+        ),
+        (lambda: with_stage("autoregressive", start="ode"), "starts from 'ode', which does not come before it"),
+        (lambda: with_stage("consistency", start="consistency"), "'consistency' starts from 'consistency', which does not come before it"),
+        (
+            lambda: with_stage("autoregressive", start="codec"),
+            "cannot be built on 'codec', a CodecStage; it needs BidirectionalStage or Autoreg",
+        ),
+        (
+            lambda: with_stage("consistency", start="bidirectional"),
+            "cannot be built on 'bidirectional', a BidirectionalStage; it needs Autoregre",
+        ),
+        (
+            lambda: with_stage("matching", score="consistency"),
+            "cannot be built on 'consistency', a ConsistencyStage; it needs Bidirection",
+        ),
+        (lambda: with_stage("matching", start="bidirectional"), "cannot be built on 'bidirectional'"),
+        (lambda: with_stage("ode", name="codec"), "two stages are named 'codec'"),
+        (lambda: ALL.stage("distil"), "unknown stage 'distil'; this recipe has: codec, bidirectional, autoregressive"),
+    ],
+)
+def test_a_stage_without_its_parents_is_refused(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+def starts_from_itself(stage: StageConfig) -> bool:
+    return stage.name in parents(stage)
+
+
+def test_no_stage_is_its_own_start():
+    """Trap 10: the final checkpoint used as its own initialisation."""
+    assert not any(starts_from_itself(stage) for stage in ALL.stages)
+    assert starts_from_itself(replace(ALL.stage("consistency"), start="consistency"))
