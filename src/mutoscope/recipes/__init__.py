@@ -3,13 +3,14 @@
 from collections.abc import Callable
 
 from mutoscope.core.errors import choose
-from mutoscope.recipes.doom import doom, doom_basic, doom_wing
+from mutoscope.recipes.doom import doom, doom_basic, doom_cover, doom_wing
 from mutoscope.recipes.scroll import scroll, scroll_chunk, scroll_smoke
 from mutoscope.train.config import RunConfig
 
 RECIPES: dict[str, Callable[[], RunConfig]] = {
     "doom": doom,
     "doom-basic": doom_basic,
+    "doom-cover": doom_cover,
     "doom-wing": doom_wing,
     "scroll": scroll,
     "scroll-chunk": scroll_chunk,

@@ -1,5 +1,7 @@
 """Doom, in three rungs: one room, one wing, all nine rooms. The same chain; data, size and updates differ."""
 
+from dataclasses import replace
+
 from mutoscope.memory.policy import Window
 from mutoscope.train.config import (
     AutoregressiveStage,
@@ -40,6 +42,27 @@ def doom_basic() -> RunConfig:
                 )
                 for steps in (2, 1, 4)
             ),
+        ),
+    )
+
+
+def doom_cover() -> RunConfig:
+    """Rung (a) again: the plain room of the scenario `take_cover`, whose flat floor and large bricks a small model learns soonest."""
+    base = doom_basic()
+    return replace(
+        base,
+        name="doom-cover",
+        data=replace(base.data, world="doom-cover"),
+        stages=(
+            CodecStage(
+                "codec",
+                UpdateConfig(1500, 32, 1e-3, clip_norm=0.3, warmup=100, average=0.99, save_every=500),
+                latent_channels=16,
+                widths=(32, 64, 96),
+            ),
+            BidirectionalStage("bidirectional", UpdateConfig(600, 8, 1e-3, average=0.99)),
+            AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(1500, 8, 1e-3, average=0.99)),
+            *base.stages[3:],
         ),
     )
 

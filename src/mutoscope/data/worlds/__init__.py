@@ -13,7 +13,7 @@ DOOM, SCROLL, GYMNASIUM = (
     "mutoscope.data.worlds.scroll:make_scroll",
     "mutoscope.data.worlds.gym:make_gym",
 )
-WORLDS = {"doom": DOOM, "doom-basic": DOOM, "doom-gathering": DOOM, "doom-wing": DOOM, "scroll": SCROLL}
+WORLDS = {"doom": DOOM, "doom-basic": DOOM, "doom-cover": DOOM, "doom-gathering": DOOM, "doom-wing": DOOM, "scroll": SCROLL}
 ANY_GYMNASIUM = "gym:"
 
 

@@ -1,5 +1,6 @@
 """ViZDoom worlds: rendered in software, with the true camera pose, and without HUD, weapon, monsters or view bobbing."""
 
+import contextlib
 import tempfile
 import threading
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ WALK = ("forward", "backward", "turn_left", "turn_right")
 POSE = {"x": "CAMERA_POSITION_X", "y": "CAMERA_POSITION_Y", "z": "CAMERA_POSITION_Z", "angle": "CAMERA_ANGLE", "pitch": "CAMERA_PITCH"}
 RESOLUTIONS = ((160, 120), (320, 240), (640, 480))
 UNWANTED = ("hud", "weapon", "crosshair", "decals", "particles", "screen_flashes", "messages", "corpses", "effects_sprites")
+# ViZDoom makes this empty folder wherever it is started, whatever it is told.
+STRAY_FOLDER = Path("_vizdoom")
 GAME_ARGUMENTS = "+sv_cheats 1 +movebob 0 -nomonsters"
 
 
@@ -70,6 +73,7 @@ SCENARIOS = {
         remove=("GreenArmor",),
     ),
     "doom-basic": Scenario("basic", (*WALK, "left", "right"), start=(Area(-420, -164, 36, 228),)),
+    "doom-cover": Scenario("take_cover", start=(Area(-416, 32, 96, 736),)),
     "doom-gathering": Scenario("health_gathering", start=(Area(40, 40, 1176, 1176),), remove=("Medikit",)),
 }
 
@@ -173,7 +177,11 @@ def _start_game(scenario: Scenario, folder: Path, height: int, width: int) -> An
     game.set_available_game_variables([getattr(vizdoom.GameVariable, variable) for variable in POSE.values()])
     game.set_episode_timeout(0)
     game.add_game_args(GAME_ARGUMENTS)
+    stray_is_ours = not STRAY_FOLDER.exists()
     _init_within(game, START_SECONDS)
+    if stray_is_ours:
+        with contextlib.suppress(OSError):
+            STRAY_FOLDER.rmdir()
     return game
 
 
