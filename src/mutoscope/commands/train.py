@@ -17,7 +17,9 @@ import tyro
 from mutoscope.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mutoscope.train.config import RunConfig
+    from collections.abc import Callable
+
+    from mutoscope.train.config import RunConfig, StageConfig
 
 EXAMPLES = (
     "mutoscope train scroll",
@@ -65,12 +67,24 @@ def run(options: Options) -> int:
     workers.wait()
     chain = open_chain(configuration, folder, *data_paths(options, folder), workers)
     try:
-        train_chain(chain, options.stages, lambda stage, path: None)
+        train_chain(chain, options.stages, scorer(folder, data_paths(options, folder)[1]) if options.score else lambda stage, path: None)
     except Interrupted as stopped:
         print(f"mutoscope train: {stopped}", file=sys.stderr)
         return INTERRUPTED
     print(f"{folder}: every stage is finished; play it with: mutoscope play {folder / configuration.stages[-1].name}")
     return 0
+
+
+def scorer(folder: Path, held_out: Path) -> Callable[[StageConfig, Path], None]:
+    """What is called with each finished stage: its rows go into the run's table of scores."""
+    from mutoscope.studies.stages import markdown, score_stage, update_table
+
+    def score(stage: StageConfig, path: Path) -> None:
+        rows = score_stage(stage.name, path, held_out)
+        update_table(folder, rows)
+        print(markdown([vars(row) for row in rows]), flush=True)
+
+    return score
 
 
 def data_paths(options: Options, folder: Path) -> tuple[Path, Path]:
