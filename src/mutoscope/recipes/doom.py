@@ -61,7 +61,7 @@ def doom_cover() -> RunConfig:
                 widths=(32, 64, 96),
             ),
             BidirectionalStage("bidirectional", UpdateConfig(600, 8, 1e-3, average=0.99)),
-            AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(1500, 8, 1e-3, average=0.99)),
+            AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(1800, 8, 1e-3, average=0.99)),
             *base.stages[3:],
         ),
     )
