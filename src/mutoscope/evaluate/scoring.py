@@ -1,0 +1,145 @@
+"""Scores of generated clips: every metric as one value per episode and generated frame."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from mutoscope.core.errors import DataError
+from mutoscope.data.worlds.tiles import TILE_PIXELS, classify_tiles
+from mutoscope.evaluate.clips import RealClips
+from mutoscope.evaluate.config import EvaluateConfig, Part
+from mutoscope.evaluate.metrics.following import MOTIONS, MotionScale, calibrate, following, right_direction, true_motion
+from mutoscope.evaluate.metrics.motion import flow_features
+from mutoscope.evaluate.metrics.psnr import psnr
+from mutoscope.evaluate.metrics.scroll import position_error, tile_scores
+from mutoscope.evaluate.metrics.sharpness import sharpness
+from mutoscope.evaluate.metrics.ssim import ssim
+
+Scores = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """How a metric reads: its title, whether more or less is better, and whether horizon k means frame k or frames 1 to k."""
+
+    title: str
+    better: Literal["higher", "lower", "nearer to 0"]
+    span: Literal["at frame k", "frames 1 to k"]
+
+
+METRICS: dict[str, MetricInfo] = {
+    "psnr": MetricInfo("PSNR against the real continuation, dB", "higher", "at frame k"),
+    "ssim": MetricInfo("SSIM against the real continuation", "higher", "at frame k"),
+    "sharpness": MetricInfo("sharpness: log ratio of gradient energy to the real clip", "nearer to 0", "frames 1 to k"),
+    "sharpness_error": MetricInfo("sharpness error: size of that log ratio", "lower", "frames 1 to k"),
+    "turn_right": MetricInfo("share of turning frames that turn the right way, where the real clip scores", "higher", "frames 1 to k"),
+    "turn_error": MetricInfo("turn-size error, as a share of the true turn", "lower", "frames 1 to k"),
+    "step_right": MetricInfo("share of walking frames that walk the right way, where the real clip scores", "higher", "frames 1 to k"),
+    "step_error": MetricInfo("step-size error, as a share of the true step", "lower", "frames 1 to k"),
+    "position_error": MetricInfo("position error, tiles", "lower", "at frame k"),
+    "tiles_window": MetricInfo("share of tiles right among those seen within memory", "higher", "at frame k"),
+    "tiles_seen": MetricInfo("share of tiles right that stood in the real context", "higher", "at frame k"),
+    "tiles_kept": MetricInfo("share of tiles kept that the world itself brought in", "higher", "at frame k"),
+    "tiles_new": MetricInfo("share of tiles right among those entering now (chance, for an honest world)", "higher", "at frame k"),
+}
+
+
+def missing_arrays(part: Part, clips: RealClips) -> tuple[str, ...]:
+    """The arrays that a part needs and the data set does not have."""
+    needed: dict[Part, tuple[str, ...]] = {"following": ("pose",), "tiles": ("tiles", "position")}
+    return tuple(name for name in needed.get(part, ()) if name not in clips.arrays)
+
+
+def fidelity_scores(frames: np.ndarray, clips: RealClips) -> Scores:
+    """Generated frames uint8 `[clips, n, H, W, 3]` -> float64 `[clips, n]` per metric."""
+    real = clips.future_frames
+    ratio = sharpness(frames, real)
+    return {"psnr": psnr(frames, real), "ssim": ssim(frames, real), "sharpness": ratio, "sharpness_error": np.abs(ratio)}
+
+
+def tiles_scores(frames: np.ndarray, clips: RealClips, memory_frames: int) -> Scores:
+    """Exact scores on worlds that record their tiles: float64 `[clips, n]` per metric."""
+    with_last, start = clips.with_last_context(frames), clips.context - 1
+    tiles, position = clips.arrays["tiles"], clips.arrays["position"]
+    shares = [
+        tile_scores(classify_tiles(made), true, place, context=clips.context, memory_frames=memory_frames)
+        for made, true, place in zip(frames, tiles, position, strict=True)
+    ]
+    errors = [position_error(made, place[start:], TILE_PIXELS) for made, place in zip(with_last, position, strict=True)]
+    grouped = {f"tiles_{group}": np.stack([share[group] for share in shares]) for group in shares[0]}
+    return {"position_error": np.stack(errors), **grouped}
+
+
+@dataclass(frozen=True)
+class FollowingReference:
+    """Calibration on real clips, two-fold by episode, so that no clip is measured by a scale that was fitted to it.
+
+    true, measured float `[clips, n, 2]`: the true motions, and those measured on the real clips.
+    """
+
+    scales: tuple[MotionScale, MotionScale]
+    folds: np.ndarray
+    true: np.ndarray
+    measured: np.ndarray
+
+    def counted(self, motion: int) -> np.ndarray:
+        """Frames on which the camera really moved: bool `[clips, n]`."""
+        smallest = np.array([scale.smallest[motion] for scale in self.scales])[self.folds]
+        return np.abs(self.true[..., motion]) >= smallest[:, None]
+
+
+def measure_motion(frames: np.ndarray, scales: tuple[MotionScale, MotionScale], folds: np.ndarray) -> np.ndarray:
+    """Clips uint8 `[clips, 1 + n, H, W, 3]` -> turn and step `[clips, n, 2]`, each clip by the scale of its fold."""
+    return np.stack([scales[fold].measure(flow_features(clip)) for clip, fold in zip(frames, folds, strict=True)])
+
+
+def following_reference(clips: RealClips, pose_names: tuple[str, ...]) -> FollowingReference:
+    """Calibrate flow against the true pose of the real clips."""
+    if clips.num_episodes < 2:
+        raise DataError("calibrating motion needs at least 2 episodes")
+    start = clips.context - 1
+    true = np.stack([true_motion(pose, pose_names) for pose in clips.arrays["pose"]])
+    features = np.stack([flow_features(clip) for clip in clips.arrays["frames"]])
+    folds = clips.episodes % 2
+    scales = tuple(calibrate(_flat(features[folds != fold]), _flat(true[folds != fold])) for fold in (0, 1))
+    measured = np.stack([scales[fold].measure(rows[start:]) for rows, fold in zip(features, folds, strict=True)])
+    return FollowingReference((scales[0], scales[1]), folds, true[:, start:], measured)
+
+
+def _flat(values: np.ndarray) -> np.ndarray:
+    return values.reshape(-1, values.shape[-1])
+
+
+def following_scores(frames: np.ndarray, clips: RealClips, reference: FollowingReference) -> Scores:
+    """Over the frames on which the camera moved and the real clip scores: float64 `[clips, n]` per metric."""
+    measured = measure_motion(clips.with_last_context(frames), reference.scales, reference.folds)
+    return _motion_scores(measured, reference, only_where_real_scores=(True, True))
+
+
+def real_following_scores(reference: FollowingReference) -> Scores:
+    """The real clips' own score: direction over all frames on which the camera moved, size over those with the right direction."""
+    return _motion_scores(reference.measured, reference, only_where_real_scores=(False, True))
+
+
+def _motion_scores(measured: np.ndarray, reference: FollowingReference, only_where_real_scores: tuple[bool, bool]) -> Scores:
+    scores: Scores = {}
+    for motion, name in enumerate(MOTIONS):
+        true, moved = reference.true[..., motion], reference.counted(motion)
+        scored = moved & right_direction(reference.measured[..., motion], true)
+        masks = [scored if only else moved for only in only_where_real_scores]
+        scores[f"{name}_right"] = following(measured[..., motion], true, masks[0])[0]
+        scores[f"{name}_error"] = following(measured[..., motion], true, masks[1])[1]
+    return scores
+
+
+def score_clips(frames: np.ndarray, clips: RealClips, config: EvaluateConfig, reference: FollowingReference | None) -> Scores:
+    """All per-frame scores that the data set allows, per episode: float64 `[episodes, n]` per metric."""
+    scores: Scores = {}
+    if "fidelity" in config.parts:
+        scores |= fidelity_scores(frames, clips)
+    if reference is not None:
+        scores |= following_scores(frames, clips, reference)
+    if "tiles" in config.parts and not missing_arrays("tiles", clips):
+        scores |= tiles_scores(frames, clips, config.memory_frames)
+    return {name: clips.by_episode(values) for name, values in scores.items()}
