@@ -67,7 +67,10 @@ def select_clips(dataset: ClipDataset, config: EvaluateConfig) -> RealClips:
     rows = config.context_frames + config.length
     episodes = long_enough(dataset, rows)[: config.episodes]
     if len(episodes) < 2:
-XX
+        raise DataError(
+            f"evaluation needs at least 2 episodes of more than {rows} frames; {dataset.path} has {len(episodes)}. "
+            "Record more episodes, or longer ones"
+        )
     names, clips, places = array_names(dataset), [], []
     for place, episode in enumerate(episodes):
         for start in _starts(dataset.episodes[episode].num_frames - rows, config, episode):
