@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mutoscope import cli
-from mutoscope.commands import checkpoints, record
+from mutoscope.commands import checkpoints, evaluate, record
 from mutoscope.commands.catalogue import build_catalogue
 from mutoscope.commands.checkpoints import bundled_first, find_checkpoint, parse_policy, policy_text, session_config
-from mutoscope.commands.evaluate import held_out_of_run
+from mutoscope.commands.evaluate import evaluate_config, held_out_of_run
 from mutoscope.commands.generate import continue_start, enlarge
 from mutoscope.commands.overrides import override
 from mutoscope.commands.recording import record_recipe, recorder_options, world_name
@@ -28,6 +28,7 @@ from mutoscope.data.clips import open_dataset
 from mutoscope.data.recorder import RecordOptions
 from mutoscope.data.worlds import make_world
 from mutoscope.data.worlds.gym import world_spec
+from mutoscope.evaluate.config import EvaluateConfig
 from mutoscope.memory.policy import Full, SinkWindow, Window
 from mutoscope.models.checkpoint import Checkpoint, read_manifest, save_checkpoint
 from mutoscope.recipes import RECIPES, recipe
@@ -251,6 +252,13 @@ def test_the_held_out_data_of_a_run_is_found(tmp_path):
         held_out_of_run(checkpoint)
     write_json(tmp_path / "run" / "data" / "held-out" / "manifest.json", {})
     assert held_out_of_run(checkpoint) == (tmp_path / "run" / "data" / "held-out").resolve()
+
+
+def test_an_evaluation_is_as_the_arguments_say():
+    defaults = evaluate_config(cli.parse("evaluate", evaluate, ["maze"]))
+    assert defaults == EvaluateConfig()
+    changed = evaluate_config(cli.parse("evaluate", evaluate, ["maze", "--steps", "1", "2", "--parts", "tiles", "--horizons", "4"]))
+    assert changed == EvaluateConfig(steps=(1, 2), parts=("tiles",), horizons=(4,))
 
 
 def test_the_catalogue_offers_what_the_checkpoints_can(untrained, tmp_path):

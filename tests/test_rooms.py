@@ -113,7 +113,7 @@ def test_a_planted_breach_of_style_is_found(tmp_path, name, text, message):
     [
         ("src/a.py", '"""Doc."""\nx = torch.load("a", weights_only=True)\ny = getattr(x, "a")'),
         ("src/a.py", LONG_FUNCTION.replace("    x = 1\n", "", 1)),
-        ("tests/test_a.py", "def test_a(): ..."),
+        ("tests/test_a.py", "import pickle\ndef test_a(): ..."),
         ("src/a.py", '"""Doc."""\nclass A(B):\n    """Doc."""\n    def overridden(self): ...\n    def _private(self): ...'),
         ("docs/a.md", "a path /tmp/x, a link https://example.org/work/home, the URL /worlds"),
         ("picture.bin", "\x00 /" + "home/alice"),
@@ -126,11 +126,11 @@ def test_what_keeps_to_the_style_is_not(tmp_path, name, text):
 
 def test_the_style_check_sees_what_git_would_track_and_nothing_else(tmp_path):
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    for name in ("new.py", "tracked.py", "ignored.py"):
-        plant(tmp_path, name, "import pickle")
-    plant(tmp_path, ".gitignore", "ignored.py\n")
-    subprocess.run(["git", "add", "tracked.py"], cwd=tmp_path, check=True)
-    assert [line.split(":")[0] for line in style.problems(tmp_path)] == ["new.py", "tracked.py"]
+    for name in ("utils.py", "misc.py", "common.py"):
+        plant(tmp_path, name, "")
+    plant(tmp_path, ".gitignore", "common.py\n")
+    subprocess.run(["git", "add", "utils.py"], cwd=tmp_path, check=True)
+    assert [line.split(":")[0] for line in style.problems(tmp_path)] == ["misc.py", "utils.py"]
 
 
 TRAINING_ALONE = """

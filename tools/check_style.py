@@ -35,7 +35,7 @@ def source_problems(path: Path, text: str) -> Iterator[str]:
             yield from _function_problems(path, node)
         elif isinstance(node, ast.Call):
             yield from _call_problems(path, node)
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+        elif isinstance(node, (ast.Import, ast.ImportFrom)) and path.parts[:1] == ("src",):
             yield from _import_problems(path, node)
     if path.parts[:1] == ("src",):
         yield from _undocumented(path, tree)

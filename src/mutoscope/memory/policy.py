@@ -4,7 +4,7 @@ Published window sizes count the chunk that is being denoised; so do these.
 Positions are frame indices in time; what attention sees are their differences.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 from mutoscope.core.errors import CapacityError, ConfigError, choose
@@ -116,7 +116,7 @@ class SinkWindow:
 
 
 PolicyConfig = Full | Window | SinkWindow
-POLICIES = {"full": Full, "window": Window, "sink": SinkWindow}
+POLICIES: dict[str, type[Full] | type[Window] | type[SinkWindow]] = {"full": Full, "window": Window, "sink": SinkWindow}
 
 
 def policy_by_name(name: str, **sizes: int) -> PolicyConfig:
@@ -125,7 +125,7 @@ def policy_by_name(name: str, **sizes: int) -> PolicyConfig:
     try:
         return kind(**sizes)
     except TypeError as error:
-        raise ConfigError(f"memory policy '{name}' takes {', '.join(kind.__dataclass_fields__)}, got {sizes}") from error
+        raise ConfigError(f"memory policy '{name}' takes {', '.join(field.name for field in fields(kind))}, got {sizes}") from error
 
 
 def policy_name(policy: PolicyConfig) -> str:
