@@ -18,6 +18,7 @@ from mutoscope.train.config import (
 
 def doom_basic() -> RunConfig:
     """Rung (a): the room of the scenario `basic`, 64x48, sized for two CPU cores and an afternoon."""
+    matching = UpdateConfig(100, 8, 2e-5, average=0.95, save_every=50)
     return RunConfig(
         name="doom-basic",
         data=DataConfig("doom-basic", 48, 64, frame_skip=2, episodes=200, frames_per_episode=300, held_out_episodes=40),
@@ -36,12 +37,7 @@ def doom_basic() -> RunConfig:
             BidirectionalStage("bidirectional", UpdateConfig(1200, 8, 1e-3, average=0.99)),
             AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(1800, 8, 7e-4, average=0.99)),
             ConsistencyStage("consistency", "autoregressive", UpdateConfig(250, 8, 1e-4, average=0.99), guidance=1.5),
-            *(
-                MatchingStage(
-                    f"matching-{steps}", "consistency", "bidirectional", UpdateConfig(100, 8, 2e-5, average=0.95, save_every=50), student_steps=steps
-                )
-                for steps in (2, 1, 4)
-            ),
+            *(MatchingStage(f"matching-{steps}", "consistency", "bidirectional", matching, student_steps=steps) for steps in (2, 1, 4)),
         ),
     )
 
