@@ -91,7 +91,8 @@ def save_checkpoint(
     """Write a checkpoint folder; the manifest comes last, so that a folder with a manifest is whole."""
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    (path / "manifest.json").unlink(missing_ok=True)
+    for stale in ("manifest.json", "starts.safetensors"):
+        (path / stale).unlink(missing_ok=True)
     for name, module in (("model", model), ("average", average), ("codec", codec)):
         if module is not None:
             write_bytes(path / f"{name}.safetensors", save({key: value.contiguous() for key, value in module.state_dict().items()}))
@@ -132,14 +133,19 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
         raise CheckpointError(f"{path} is a '{manifest.stage}' checkpoint and holds no video model; give one of a later stage")
     model = VideoTransformer(manifest.model)
     load_weights(model, path / "average.safetensors")
-    return Checkpoint(path, manifest, freeze(model.to(device)), codec, load_starts(path / "starts.safetensors"))
+    return Checkpoint(path, manifest, freeze(model.to(device)), codec, load_starts(path / "starts.safetensors", manifest.world))
 
 
-def load_starts(path: Path) -> Starts | None:
-    """Start clips, or None where the checkpoint has none."""
+def load_starts(path: Path, world: WorldSpec) -> Starts | None:
+    """Start clips of `world`, or None where the checkpoint has none; clips of another shape are a CheckpointError."""
     if not path.is_file():
         return None
     tensors = read_tensors(path)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    clips = shapes.get("frames", ())[:2]
+    wanted = {"frames": (*clips, world.height, world.width, 3), "actions": (*clips, world.actions.dim), "known": clips}
+    if shapes != wanted or 0 in clips:
+        raise CheckpointError(f"{path} holds {shapes}; start clips of this world are frames, actions and known of shapes {wanted}")
     return Starts(tensors["frames"], tensors["actions"], tensors["known"])
 
 
@@ -179,7 +185,11 @@ def export_checkpoint(source: Path, target: Path) -> None:
     """A copy to ship: averaged weights and codec in half precision, no raw weights."""
     source, target = Path(source), Path(target)
     manifest = read_manifest(source)
+    if source.resolve() == target.resolve():
+        raise CheckpointError(f"{source} cannot be exported onto itself; give another folder")
     target.mkdir(parents=True, exist_ok=True)
+    for stale in ("manifest.json", "starts.safetensors"):
+        (target / stale).unlink(missing_ok=True)
     for name in ("average", "codec"):
         tensors = {
             key: value.half() if value.is_floating_point() else value for key, value in read_tensors(source / f"{name}.safetensors").items()
