@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from mutoscope.core.config import config_hash, from_plain, to_plain
-from mutoscope.core.errors import CheckpointError, ConfigError
+from mutoscope.core.errors import CheckpointError, ConfigError, DataError
 from mutoscope.core.files import hash_file, read_json, write_bytes, write_json
 from mutoscope.core.provenance import provenance
 from mutoscope.core.streams import derive_seed, stream
@@ -37,7 +37,7 @@ from mutoscope.train.build import build_stage, stage_figures
 from mutoscope.train.config import CodecStage, RunConfig, StageConfig, parents
 from mutoscope.train.loop import LoopPlan, run_loop
 from mutoscope.train.parallel import Workers
-from mutoscope.train.pictures import draw_samples
+from mutoscope.train.pictures import draw_samples, sample_frames
 from mutoscope.train.sources import ClipSource, encode_dataset
 from mutoscope.train.stages.codec import measure_latents
 
@@ -84,13 +84,33 @@ def open_chain(run: RunConfig, folder: Path, data: Path, held_out: Path, workers
         if replace(before, stages=()) != replace(run, stages=()):
             raise ConfigError(f"{folder} holds another run ('{before.name}'); give another folder, or delete it")
     chain = Chain(run, folder, open_dataset(data), open_dataset(held_out), workers)
-    if chain.train_data.world != chain.held_out.world:
-        raise ConfigError(f"{data} and {held_out} were recorded from different worlds")
+    check_data(chain)
     if workers.leads:
         write_json(folder / "run.json", to_plain(run))
         write_json(folder / "environment.json", provenance())
         write_bytes(folder / "README.md", run_readme(run).encode())
     return chain
+
+
+def check_data(chain: Chain) -> None:
+    """Both data sets are of one world, that of the checkpoints already here, with episodes as long as the clips of every stage."""
+    world = chain.train_data.world
+    if world != chain.held_out.world:
+        raise ConfigError(f"{chain.train_data.path} and {chain.held_out.path} were recorded from different worlds")
+    needs = ((chain.train_data, chain.run.clip_frames), (chain.held_out, max(sample_frames(chain.run), START_FRAMES)))
+    for dataset, frames in needs:
+        longest = max(episode.num_frames for episode in dataset.episodes)
+        if longest < frames:
+            raise DataError(
+                f"this run needs clips of {frames} frames, and the longest episode of {dataset.path} has {longest}; record longer ones"
+            )
+    for stage in chain.run.stages:
+        path = chain.checkpoint_path(stage.name)
+        if (path / "manifest.json").is_file() and read_manifest(path).world != world:
+            raise CheckpointError(
+                f"{path} was trained on the world {read_manifest(path).world}, and {chain.train_data.path} is of {world}; "
+                "give another run folder, or the data that it was trained on"
+            )
 
 
 def run_readme(run: RunConfig) -> str:

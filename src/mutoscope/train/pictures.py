@@ -22,7 +22,7 @@ from mutoscope.models.denoise import bidirectional
 from mutoscope.noise.schedule import uniform_grid
 from mutoscope.rollout.generate import generate
 from mutoscope.rollout.session import default_config
-from mutoscope.train.config import BidirectionalStage, CodecStage, StageConfig
+from mutoscope.train.config import BidirectionalStage, CodecStage, RunConfig, StageConfig
 from mutoscope.train.loop import StageRun
 from mutoscope.train.sources import clip_tensors
 
@@ -35,7 +35,7 @@ ROWS, CONTEXT, SAMPLE_STEPS = 4, 4, 16
 def draw_samples(chain: "Chain", stage: StageConfig, run_stage: StageRun, codec: ConvCodec, update: int) -> None:
     """Write `samples/update-N.mp4` and `.png` and refresh `curves.png`; packages that are absent are named once, and nothing stops."""
     folder = chain.folder / stage.name
-    frames = 1 if isinstance(stage, CodecStage) else max(chain.run.clip_frames, CONTEXT + 12)
+    frames = 1 if isinstance(stage, CodecStage) else sample_frames(chain.run)
     sampler = ClipSampler(
         chain.held_out, clip_frames=frames, batch_size=ROWS, seed=derive_seed(chain.run.seed, "samples"), arrays=("frames", "actions")
     )
@@ -53,6 +53,11 @@ def draw_samples(chain: "Chain", stage: StageConfig, run_stage: StageRun, codec:
         save_pictures(folder, real, made, chain.train_data.world.content_rate, update)
     except MissingPackageError as error:
         (folder / "pictures-missing.txt").write_text(f"{error}\n", encoding="utf-8")
+
+
+def sample_frames(run: RunConfig) -> int:
+    """Length of the sample clips: a training clip, or twelve frames after the context where that is more."""
+    return max(run.clip_frames, CONTEXT + 12)
 
 
 def save_pictures(folder: Path, real: np.ndarray, made: np.ndarray, rate: float, update: int) -> None:

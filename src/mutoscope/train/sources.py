@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mutoscope.core.errors import ConfigError, DataError
 from mutoscope.core.progress import Progress
 from mutoscope.core.streams import derive_seed
 from mutoscope.data.batches import Batch, ClipSampler
@@ -29,6 +30,14 @@ class ClipSource:
     config: UpdateConfig
     seed: int
     workers: Workers
+
+    def __post_init__(self) -> None:
+        parts = self.workers.world_size * self.config.accumulate
+        if self.config.batch_size % parts:
+            raise ConfigError(
+                f"a batch of {self.config.batch_size} clips does not divide among {self.workers.world_size} processes "
+                f"with {self.config.accumulate} micro-batches each; choose a multiple of {parts}"
+            )
 
     def batch(self, turn: str, update: int, micro: int, accumulate: int) -> ClipBatch:
         """This rank's share of micro-batch `micro`; the same (turn, update) always gives the same clips."""
@@ -63,7 +72,10 @@ def clip_tensors(batch: Batch, array: str, device: torch.device) -> tuple[Tensor
 def encode_dataset(source: ClipDataset, codec: ConvCodec, target: Path, device: torch.device) -> ClipDataset:
     """Encode every episode once, as float16 latents beside its actions; a finished target is reused, a half-written one goes on."""
     if (target / "manifest.json").is_file():
-        return open_dataset(target)
+        finished = open_dataset(target)
+        if not same_clips(finished, source):
+            raise DataError(f"{target} holds the latents of other clips than those of {source.path}; delete it, or give another run folder")
+        return finished
     writer = DatasetWriter(target, world=source.world, seed=source.manifest.seed)
     done = writer.next_episode
     with Progress(len(source.episodes), "encoding latents", done=done) as bar:
@@ -77,3 +89,15 @@ def encode_dataset(source: ClipDataset, codec: ConvCodec, target: Path, device: 
             bar.advance()
     writer.close()
     return open_dataset(target)
+
+
+def same_clips(first: ClipDataset, second: ClipDataset) -> bool:
+    """True if two data sets are of one world, with equally long episodes and equal actions."""
+    lengths = [[episode.num_frames for episode in dataset.episodes] for dataset in (first, second)]
+    if first.world != second.world or lengths[0] != lengths[1]:
+        return False
+    return all(np.array_equal(_actions(first, index), _actions(second, index)) for index in range(len(lengths[0])))
+
+
+def _actions(dataset: ClipDataset, episode: int) -> np.ndarray:
+    return dataset.read(episode, 0, dataset.episodes[episode].num_frames, ("actions",))["actions"]
