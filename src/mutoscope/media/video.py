@@ -58,6 +58,8 @@ def probe(path: Path) -> VideoInfo:
         if not container.streams.video:
             raise DataError(f"{path} has no video stream; give a video file")
         stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise DataError(f"{path} has a video stream without content: it was cut off; copy or export it again")
         rate = stream.average_rate or stream.guessed_rate
         if not rate:
             raise DataError(f"{path} does not say its frame rate; convert it to a file with a constant rate")

@@ -17,6 +17,8 @@ from mutoscope.data.worlds.picture import scale
 
 TICS_PER_SECOND = 35
 START_SECONDS = 60.0
+# A player who has just been born obeys no key for some eight tics.
+SPAWN_TICS = 10
 SETTLE_TICS = 4
 PILLAR = "TechPillar"
 BUTTONS = {
@@ -176,6 +178,7 @@ def _start_game(scenario: Scenario, folder: Path, height: int, width: int) -> An
     game.set_available_buttons([getattr(vizdoom.Button, button) for button in buttons])
     game.set_available_game_variables([getattr(vizdoom.GameVariable, variable) for variable in POSE.values()])
     game.set_episode_timeout(0)
+    game.set_episode_start_time(max(game.get_episode_start_time(), SPAWN_TICS))
     game.add_game_args(GAME_ARGUMENTS)
     stray_is_ours = not STRAY_FOLDER.exists()
     _init_within(game, START_SECONDS)
