@@ -57,6 +57,18 @@ def test_an_interrupted_recording_goes_on_and_ends_in_the_same_bytes(tmp_path: P
     assert len(made) == 4 - allowed
 
 
+def test_a_shard_that_was_written_but_not_yet_indexed_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mutoscope.data.recorder.DatasetWriter", small_shards)
+    record(scroll, tmp_path / "straight", scroll_options())
+    Interrupted.resets, Interrupted.allowed = 0, 3
+    with pytest.raises(KeyboardInterrupt):
+        record(lambda: Interrupted(height=16, width=16), tmp_path / "killed", scroll_options())
+    index = tmp_path / "killed" / "episodes.jsonl"
+    index.write_text(index.read_text()[:-30])
+    record(scroll, tmp_path / "killed", scroll_options())
+    assert contents(tmp_path / "straight") == contents(tmp_path / "killed")
+
+
 def small_shards(*arguments: object, **options: object) -> DatasetWriter:
     return DatasetWriter(*arguments, **{**options, "shard_bytes": 1})  # type: ignore[arg-type]
 
