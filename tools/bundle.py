@@ -45,7 +45,8 @@ def check_sizes(folder: Path) -> None:
 
 def card(run: RunConfig, run_folder: Path, manifests: dict[str, CheckpointManifest]) -> str:
     """What it is, what it was trained on, where and how long."""
-    data, machine = run.data, read_json(run_folder / "environment.json")
+    data, sessions = run.data, read_json(run_folder / "environment.json")["sessions"]
+    machine, commits = sessions[0], ", ".join(dict.fromkeys(session["commit"] for session in sessions))
     rows = [
         f"| {name} | {manifest.updates} | {seconds(run_folder / name):.0f} | {manifest.recipe_hash} |"
         for name, manifest in manifests.items()
@@ -58,7 +59,7 @@ def card(run: RunConfig, run_folder: Path, manifests: dict[str, CheckpointManife
         f"Model: dim {run.model.dim}, {run.model.num_layers} layers, {run.model.num_heads} heads; memory `{run.memory}`; "
         f"clips of {run.clip_frames} frames; codec with {codec.latent_channels} channels at stride {2 ** len(codec.widths)}.\n\n"
         f"Trained with `mutoscope train {run.name}` on {machine['processor']} ({machine['cores']} cores, accelerator "
-        f"{machine['accelerator']}), commit {machine['commit']}, {machine['date']}.\n\n"
+        f"{machine['accelerator']}), commits {commits}, from {machine['date']}.\n\n"
         "| stage | updates | seconds of updates | recipe hash |\n| --- | --- | --- | --- |\n" + "\n".join(rows) + "\n\n"
         "How it scores, and which of the project's targets it misses: `results/` and the README.\n"
     )

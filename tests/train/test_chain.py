@@ -76,7 +76,7 @@ def test_every_stage_leaves_a_checkpoint_that_names_its_parents_and_can_be_loade
 def test_the_run_folder_explains_itself(trained):
     run = trained / "run"
     assert from_plain(RunConfig, json.loads((run / "run.json").read_text())) == ALL
-    assert {"commit", "processor", "packages"} <= json.loads((run / "environment.json").read_text()).keys()
+    assert {"commit", "processor", "packages"} <= json.loads((run / "environment.json").read_text())["sessions"][0].keys()
     assert all(f"`{kind}/`" in (run / "README.md").read_text() for kind in STAGES)
     assert [json.loads(line)["update"] for line in (run / "matching" / "metrics.jsonl").read_text().splitlines()] == [0, 1]
 

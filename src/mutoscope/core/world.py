@@ -72,7 +72,7 @@ class ActionSpec:
         """Names joined by "+" -> float32 `[dim]`; "stand" (or "") presses nothing: `vector("forward+turn_left")`."""
         names = [name for name in text.split("+") if name and name != "stand"]
         unknown = [name for name in names if name not in self.names]
-        if unknown or (text == "stand" and self.kind == "discrete" and "stand" not in self.names):
+        if unknown or (not names and self.kind == "discrete" and "stand" not in self.names):
             raise ConfigError(f"unknown action '{text}'; known: {', '.join(('stand', *self.names))}, joined by '+'")
         vector = np.zeros(self.dim, dtype=np.float32)
         if self.kind == "discrete":

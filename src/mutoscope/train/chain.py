@@ -87,9 +87,16 @@ def open_chain(run: RunConfig, folder: Path, data: Path, held_out: Path, workers
     check_data(chain)
     if workers.leads:
         write_json(folder / "run.json", to_plain(run))
-        write_json(folder / "environment.json", provenance())
+        note_session(folder)
         write_bytes(folder / "README.md", run_readme(run).encode())
     return chain
+
+
+def note_session(folder: Path) -> None:
+    """Add this machine, commit and command to those that have worked on the run: a resumed run may have seen several."""
+    file = folder / "environment.json"
+    before = read_json(file)["sessions"] if file.is_file() else []
+    write_json(file, {"sessions": [*before, provenance()]})
 
 
 def check_data(chain: Chain) -> None:
@@ -117,7 +124,7 @@ def run_readme(run: RunConfig) -> str:
     """A run folder explains itself."""
     stages = "\n".join(f"- `{stage.name}/` ({type(stage).__name__})" for stage in run.stages)
     return (
-        f"# Run '{run.name}'\n\n`run.json` is the resolved configuration, `environment.json` the machine and commit.\n"
+        f"# Run '{run.name}'\n\n`run.json` is the resolved configuration, `environment.json` the machine and commit of every session.\n"
         f"Stages, in order; each has metrics.jsonl, curves.png, samples/, state/ (to resume) and checkpoint/ (to play):\n\n{stages}\n\n"
         "Run the same `mutoscope train` command again to go on where it stopped.\n"
     )
