@@ -86,7 +86,8 @@ class FollowingReference:
     def counted(self, motion: int) -> np.ndarray:
         """Frames on which the camera really moved: bool `[clips, n]`."""
         smallest = np.array([scale.smallest[motion] for scale in self.scales])[self.folds]
-        return np.abs(self.true[..., motion]) >= smallest[:, None]
+        size = np.abs(self.true[..., motion])
+        return (size > 0) & (size >= smallest[:, None])
 
 
 def measure_motion(frames: np.ndarray, scales: tuple[MotionScale, MotionScale], folds: np.ndarray) -> np.ndarray:
