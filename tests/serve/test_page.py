@@ -70,8 +70,10 @@ def centre(page: Page, pane: int = 0) -> tuple[float, float]:
 def moved(page: Page, *keys: str, pane: int = 0) -> tuple[int, int]:
     """The direction (-1, 0, 1) in which the square goes while these keys are held."""
     before = centre(page, pane)
+    answered = page.evaluate("mutoscope.report().latencies.length") + len(keys)
     for key in keys:
         page.keyboard.down(key)
+    page.wait_for_function(f"mutoscope.report().latencies.length >= {answered}")
     frames(page, 5)
     for key in keys:
         page.keyboard.up(key)
@@ -114,7 +116,7 @@ class Mirrored(FakeSource):
 def test_a_mirrored_world_is_noticed(browser: BrowserContext) -> None:
     with opened(browser, fake_catalogue(fake_choice(kind=Mirrored))) as (page,):
         assert not goes_the_right_way(page)
-        assert moved(page, "ArrowLeft") == (1, 0)
+        assert moved(page, "ArrowRight") == (-1, 0)  # back from where the first key led, and so away from the edge
 
 
 def until(condition: Callable[[], bool], page: Page) -> None:
