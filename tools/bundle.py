@@ -16,7 +16,7 @@ from mutoscope.models.checkpoint import CheckpointManifest, export_checkpoint, r
 from mutoscope.train.config import CodecStage, RunConfig
 
 BUNDLED = Path(__file__).resolve().parent.parent / "src" / "mutoscope" / "bundled"
-STAGES = ("matching-2", "matching-1", "matching-4", "consistency", "autoregressive")
+STAGES = ("matching-2", "matching-1", "consistency", "autoregressive")
 LIMIT_FILE, LIMIT_ALL = 15 << 20, 25 << 20
 
 
