@@ -31,7 +31,7 @@ def measure_all(options: "Options") -> dict:
         rows = [measure_warm(checkpoint, steps, options, bar) for steps in options.steps]
     model = sum(parameter.numel() for parameter in checkpoint.model.parameters())
     what = {
-        "checkpoint": str(checkpoint.path),
+        "checkpoint": options.checkpoint or checkpoint.path.name,
         "recipe": checkpoint.manifest.recipe,
         "parameters": model,
         "threads": torch.get_num_threads(),
