@@ -28,6 +28,7 @@ def test_clips_are_windows_of_their_episodes_without_row_zero(dataset):
         whole = camera_episode(int(episode), 48)
         starts = [start for start in range(1, 48 - 12) if np.array_equal(whole["frames"][start : start + 13], frames)]
         assert any(np.array_equal(whole["actions"][start : start + 13], actions) for start in starts)
+    assert np.array_equal(clips.places, clips.episodes)
     assert clips.context_frames.shape[1] + clips.future_frames.shape[1] == 13
 
 

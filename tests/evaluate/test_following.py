@@ -2,11 +2,16 @@
 
 import numpy as np
 import pytest
-from evaluate_fakes import DEGREES, camera_episode
+from evaluate_fakes import CAMERA, DEGREES, camera_episode
 
 from mutoscope.core.errors import DataError
+from mutoscope.data.clips import open_dataset
+from mutoscope.data.writer import DatasetWriter
+from mutoscope.evaluate.clips import select_clips
+from mutoscope.evaluate.config import EvaluateConfig
 from mutoscope.evaluate.metrics.following import calibrate, following, right_direction, true_motion
 from mutoscope.evaluate.metrics.motion import flow_features, global_shift
+from mutoscope.evaluate.scoring import following_reference, real_following_scores
 
 NAMES = ("x", "y", "z", "angle")
 pytest.importorskip("cv2", reason="the optional package opencv-python-headless is not installed")
@@ -89,3 +94,22 @@ def test_calibration_shrugs_off_wild_frames():
 def test_calibration_needs_enough_frames():
     with pytest.raises(DataError, match="at least 18 real frames"):
         calibrate(np.zeros((5, 9)), np.zeros((5, 2)))
+
+
+def spoilt_episode(seed: int) -> dict[str, np.ndarray]:
+    """Its pose turns the other way round than its picture."""
+    episode = camera_episode(seed, 60)
+    return {**episode, "pose": episode["pose"] * np.array([1, 1, 1, -1], np.float32)}
+
+
+def test_a_clip_is_never_measured_by_a_scale_fitted_to_its_own_episode(tmp_path):
+    """Odd episodes lie about their pose: even clips, measured by the odd ones' scale, must come out the wrong way round."""
+    with DatasetWriter(tmp_path, CAMERA) as writer:
+        for seed in range(4):
+            writer.add(spoilt_episode(seed) if seed % 2 else camera_episode(seed, 60))
+        writer.close()
+    dataset = open_dataset(tmp_path)
+    config = EvaluateConfig(episodes=4, context_frames=2, horizons=(20,))
+    reference = following_reference(dataset, select_clips(dataset, config), config)
+    assert reference.folds.tolist() == [0, 0, 1, 1, 0, 0, 1, 1]
+    assert np.nanmax(real_following_scores(reference)["turn_right"][:, -1]) == 0

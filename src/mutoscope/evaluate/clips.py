@@ -14,10 +14,14 @@ KNOWN_ARRAYS = ("frames", "actions", "pose", "tiles", "position")
 
 @dataclass(frozen=True)
 class RealClips:
-    """Clips of `context + n` rows: every array `[clips, context + n, ...]`; `episodes` int `[clips]` counts them from 0."""
+    """Clips of `context + n` rows: every array `[clips, context + n, ...]`.
+
+    `episodes` int `[clips]` counts their episodes from 0, `places` int `[clips]` are the episodes' places in the data set.
+    """
 
     arrays: dict[str, np.ndarray]
     episodes: np.ndarray
+    places: np.ndarray
     context: int
 
     @property
@@ -76,7 +80,8 @@ def select_clips(dataset: ClipDataset, config: EvaluateConfig) -> RealClips:
         for start in _starts(dataset.episodes[episode].num_frames - rows, config, episode):
             clips.append(dataset.read(episode, start, start + rows, names))
             places.append(place)
-    return RealClips({name: np.stack([clip[name] for clip in clips]) for name in names}, np.array(places), config.context_frames)
+    arrays = {name: np.stack([clip[name] for clip in clips]) for name in names}
+    return RealClips(arrays, np.array(places), np.array(episodes)[places], config.context_frames)
 
 
 def _starts(last: int, config: EvaluateConfig, episode: int) -> list[int]:
@@ -100,7 +105,8 @@ def long_play(dataset: ClipDataset, config: EvaluateConfig) -> RealClips:
     ]
     frames = [dataset.read(episode, start, start + context, ("frames",))["frames"] for episode, start in zip(first, starts, strict=True)]
     actions = [_actions_from(dataset, episode, start, rows) for episode, start in zip(first, starts, strict=True)]
-    return RealClips({"frames": np.stack(frames), "actions": np.stack(actions)}, np.arange(config.stability_seeds), context)
+    arrays = {"frames": np.stack(frames), "actions": np.stack(actions)}
+    return RealClips(arrays, np.arange(config.stability_seeds), np.array(first), context)
 
 
 def _actions_from(dataset: ClipDataset, episode: int, start: int, rows: int) -> np.ndarray:

@@ -15,6 +15,7 @@ class EvaluateConfig:
 
     `parts` that a data set has no arrays for (pose: following; tiles and position: tiles) are left out and named in the report.
     `steps` are the step counts of students, or "trained": each one's own. `memory_frames` is how far back tiles count as seen.
+    Motion is calibrated on about `calibration_frames` real frames for each of two folds of the episodes.
     """
 
     parts: tuple[Part, ...] = PARTS
@@ -28,6 +29,7 @@ class EvaluateConfig:
     seeds: tuple[int, ...] = (0,)
     batch_size: int = 16
     memory_frames: int = 16
+    calibration_frames: int = 3000
     stability_frames: int = 1000
     stability_window: int = 100
     stability_seeds: int = 20
@@ -38,7 +40,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         numbers = (self.clips_per_episode, self.context_frames, self.compared_frames, self.batch_size, self.stability_seeds)
-        if min(*numbers, self.bootstrap_repeats, self.frechet_repeats, self.memory_frames) < 1:
+        if min(*numbers, self.bootstrap_repeats, self.frechet_repeats, self.memory_frames, self.calibration_frames) < 1:
             raise ConfigError("every count of an evaluation must be at least 1")
         if self.episodes < 2:
             raise ConfigError(f"an evaluation needs at least 2 episodes for its intervals, got {self.episodes}")

@@ -79,7 +79,7 @@ def set_up(dataset: ClipDataset, config: EvaluateConfig, load_extractor: Callabl
     return Bench(
         config,
         clips,
-        following_reference(clips, dataset.world.pose_names) if follows else None,
+        following_reference(dataset, clips, config) if follows else None,
         extract,
         features,
         long_play(dataset, config) if plays else None,

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from mutoscope.core.errors import DataError
+from mutoscope.data.clips import ClipDataset
 from mutoscope.data.worlds.tiles import TILE_PIXELS, classify_tiles
 from mutoscope.evaluate.clips import RealClips
 from mutoscope.evaluate.config import EvaluateConfig, Part
@@ -73,9 +74,9 @@ def tiles_scores(frames: np.ndarray, clips: RealClips, memory_frames: int) -> Sc
 
 @dataclass(frozen=True)
 class FollowingReference:
-    """Calibration on real clips, two-fold by episode, so that no clip is measured by a scale that was fitted to it.
+    """Calibration on real episodes, two-fold by their place, so that no clip is measured by a scale that was fitted to its episode.
 
-    true, measured float `[clips, n, 2]`: the true motions, and those measured on the real clips.
+    folds int `[clips]`; true, measured float `[clips, n, 2]`: the true motions, and those measured on the real clips.
     """
 
     scales: tuple[MotionScale, MotionScale]
@@ -95,21 +96,28 @@ def measure_motion(frames: np.ndarray, scales: tuple[MotionScale, MotionScale], 
     return np.stack([scales[fold].measure(flow_features(clip)) for clip, fold in zip(frames, folds, strict=True)])
 
 
-def following_reference(clips: RealClips, pose_names: tuple[str, ...]) -> FollowingReference:
-    """Calibrate flow against the true pose of the real clips."""
-    if clips.num_episodes < 2:
-        raise DataError("calibrating motion needs at least 2 episodes")
-    start = clips.context - 1
-    true = np.stack([true_motion(pose, pose_names) for pose in clips.arrays["pose"]])
-    features = np.stack([flow_features(clip) for clip in clips.arrays["frames"]])
-    folds = clips.episodes % 2
-    scales = tuple(calibrate(_flat(features[folds != fold]), _flat(true[folds != fold])) for fold in (0, 1))
-    measured = np.stack([scales[fold].measure(rows[start:]) for rows, fold in zip(features, folds, strict=True)])
-    return FollowingReference((scales[0], scales[1]), folds, true[:, start:], measured)
+def following_reference(dataset: ClipDataset, clips: RealClips, config: EvaluateConfig) -> FollowingReference:
+    """Calibrate flow against the true pose; clips of even episodes are measured by the scale of odd ones, and the other way round."""
+    scales = (fit_scale(dataset, 1, config.calibration_frames), fit_scale(dataset, 0, config.calibration_frames))
+    folds, names, start = clips.places % 2, dataset.world.pose_names, clips.context - 1
+    true = np.stack([true_motion(pose[start:], names) for pose in clips.arrays["pose"]])
+    measured = measure_motion(clips.arrays["frames"][:, start:], scales, folds)
+    return FollowingReference(scales, folds, true, measured)
 
 
-def _flat(values: np.ndarray) -> np.ndarray:
-    return values.reshape(-1, values.shape[-1])
+def fit_scale(dataset: ClipDataset, parity: int, num_frames: int) -> MotionScale:
+    """A scale from whole episodes at even (0) or odd (1) places, as many as hold `num_frames` frames."""
+    features, motions, total = [], [], 0
+    for place in range(parity, len(dataset.episodes), 2):
+        stop = dataset.episodes[place].num_frames
+        if total < num_frames and stop > 1:
+            rows = dataset.read(place, 0, stop, ("frames", "pose"))
+            features.append(flow_features(rows["frames"]))
+            motions.append(true_motion(rows["pose"], dataset.world.pose_names))
+            total += stop
+    if not features:
+        raise DataError(f"calibrating motion needs at least 2 episodes, {dataset.path} has {len(dataset.episodes)}")
+    return calibrate(np.concatenate(features), np.concatenate(motions))
 
 
 def following_scores(frames: np.ndarray, clips: RealClips, reference: FollowingReference) -> Scores:
