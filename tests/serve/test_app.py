@@ -1,5 +1,6 @@
 import json
 import socket
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,8 @@ def client(settings: PlaySettings | None = None, made: list[FakeSource] | None =
 
 def next_of_type(connection: WebSocketTestSession, name: str) -> dict:
     """The next message of a type; pictures on the way are acknowledged."""
-    for _ in range(500):
+    deadline = time.monotonic() + 60  # a recording is finished in a thread, which a busy machine may starve
+    while time.monotonic() < deadline:
         message = connection.receive()
         if message.get("bytes") is not None:
             header, _ = unpack_picture(message["bytes"])

@@ -42,14 +42,20 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext
         context.close()
 
 
+def begin(page: Page, url: str) -> None:
+    """Open the page and wait until it plays; its module may still be asking what the browser can decode when the page has loaded."""
+    page.goto(url)
+    page.wait_for_function("window.mutoscope")
+    frames(page, 3)
+
+
 @contextmanager
 def opened(browser: BrowserContext, catalogue: Catalogue | None = None, query: str = "", pages: int = 1) -> Iterator[list[Page]]:
     """A server, and so many tabs that play there."""
     with BackgroundServer(catalogue or fake_catalogue()) as server:
         tabs = [browser.new_page() for _ in range(pages)]
         for tab in tabs:
-            tab.goto(server.url + query)
-            frames(tab, 3)
+            begin(tab, server.url + query)
         yield tabs
         for tab in tabs:
             tab.close()
@@ -207,8 +213,7 @@ def test_what_was_played_can_be_downloaded(browser: BrowserContext, tmp_path: Pa
 def test_the_page_comes_back_when_the_server_does(browser: BrowserContext) -> None:
     with BackgroundServer(fake_catalogue()) as server:
         page = browser.new_page()
-        page.goto(server.url)
-        frames(page, 3)
+        begin(page, server.url)
         port = int(server.url.rsplit(":", 1)[1].strip("/"))
     expect(page.locator("body")).to_have_class("gone")
     with BackgroundServer(fake_catalogue(), port=port):
