@@ -1,13 +1,14 @@
 """The whole evaluation with candidates whose worth is known: perfect, mirrored, frozen, noise."""
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from evaluate_fakes import Oracle, camera_dataset, mean_features, noise, scroll_dataset
 
-from mutoscope.core.errors import ConfigError, DataError
+from mutoscope.core.errors import ConfigError, DataError, MissingPackageError
 from mutoscope.evaluate.bootstrap import Interval
 from mutoscope.evaluate.candidates import COPY_LAST, Candidate
 from mutoscope.evaluate.config import EvaluateConfig
@@ -175,3 +176,23 @@ def test_a_candidate_that_makes_the_wrong_frames_is_named(tmp_path):
 def test_labels_are_distinct_and_known(tmp_path, candidates):
     with pytest.raises(ConfigError):
         evaluate(candidates, None, CONFIG, tmp_path, fake_extractor)  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_reported_is_refused_before_any_frame_is_made(tmp_path, monkeypatch):
+    dataset = camera_dataset(tmp_path / "data", episodes=3, num_frames=20)
+    config, asked = replace(CONFIG, parts=("fidelity",)), []
+
+    def watched(*arguments):
+        asked.append(True)
+        return noise(*arguments)
+
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match="is a file"):
+        evaluate([Candidate("watched", watched)], dataset, config, tmp_path / "file", fake_extractor)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingPackageError, match="mutoscope\\[evaluate\\]"):
+        evaluate([Candidate("watched", watched)], dataset, config, tmp_path / "report", fake_extractor)
+    assert asked == []
+    monkeypatch.undo()
+    evaluate([Candidate("watched", watched)], dataset, config, tmp_path / "report", fake_extractor)
+    assert asked

