@@ -9,7 +9,7 @@ from mutoscope.core.shapes import LatentShape
 from mutoscope.core.streams import normal, stream
 from mutoscope.core.world import ActionSpec, WorldSpec
 from mutoscope.memory.policy import Full, PolicyConfig, SinkWindow, Window
-from mutoscope.models.checkpoint import FORMAT_VERSION, Checkpoint, CheckpointManifest, StageName, Starts, freeze
+from mutoscope.models.checkpoint import FORMAT_VERSION, Checkpoint, CheckpointManifest, StageName, Starts, freeze, placeless
 from mutoscope.models.codec import ConvCodec, ConvCodecConfig
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
@@ -80,7 +80,7 @@ def tiny_starts(count: int = 2, context: int = 2, seed: int = 0) -> Starts:
     frames = torch.randint(0, 256, shape, generator=stream(seed, "fake starts"), dtype=torch.uint8)
     known = torch.ones(count, context, dtype=torch.bool)
     known[:, 0] = False
-    return Starts(frames, torch.zeros(count, context, ACTIONS.dim), known)
+    return placeless(frames, torch.zeros(count, context, ACTIONS.dim), known)
 
 
 def tiny_checkpoint(stage: StageName = "matching", chunk_frames: int = 1, context: int = 2) -> Checkpoint:

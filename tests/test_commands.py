@@ -3,9 +3,11 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,14 +28,16 @@ from mutoscope.core.errors import CapacityError, CheckpointError, ConfigError
 from mutoscope.core.files import write_json
 from mutoscope.data.clips import open_dataset
 from mutoscope.data.recorder import RecordOptions
+from mutoscope.data.recorder import record as record_world
 from mutoscope.data.worlds import make_world
 from mutoscope.data.worlds.gym import world_spec
 from mutoscope.evaluate.config import EvaluateConfig
 from mutoscope.memory.policy import Full, SinkWindow, Window
-from mutoscope.models.checkpoint import Checkpoint, read_manifest, save_checkpoint
+from mutoscope.models.checkpoint import Checkpoint, placeless, read_manifest, save_checkpoint
 from mutoscope.recipes import RECIPES, recipe
 from mutoscope.rollout.session import Session
 from mutoscope.serve.wire import PaneRequest
+from mutoscope.train.chain import draw_starts
 
 SIZES = st.integers(1, 99)
 POLICIES = st.builds(Full, SIZES) | st.builds(Window, SIZES) | st.builds(SinkWindow, SIZES, SIZES)
@@ -280,8 +284,25 @@ def test_the_catalogue_offers_what_the_checkpoints_can(untrained, tmp_path):
 
 def test_the_real_world_stands_beside_a_learned_one_that_equals_it(untrained, tmp_path):
     world = world_spec(make_world("scroll", height=32, width=32, frame_skip=1))
+    clips = placeless(untrained.starts.frames, torch.zeros(1, 4, world.actions.dim), untrained.starts.known)
+    untrained = replace(untrained, starts=clips)
     catalogue = build_catalogue((str(save(untrained, tmp_path / "a", world=world)),), "cpu")
     assert [choice.kind for choice in catalogue.choices] == ["learned", "real"]
     assert len(catalogue.panes) == 2
     other = build_catalogue((str(save(untrained, tmp_path / "b", world=replace(world, content_rate=world.content_rate / 7))),), "cpu")
     assert [choice.kind for choice in other.choices] == ["learned"]
+
+
+def test_the_real_world_begins_where_the_learned_one_does(untrained, tmp_path):
+    options = RecordOptions("scroll", episodes=2, frames_per_episode=30, height=32, width=32, frame_skip=1)
+    record_world(lambda: make_world("scroll", height=32, width=32, frame_skip=1), tmp_path / "held-out", options)
+    held_out = open_dataset(tmp_path / "held-out")
+    starts = draw_starts(SimpleNamespace(held_out=held_out, run=SimpleNamespace(seed=0)))
+    path = save(replace(untrained, starts=starts), tmp_path / "a", world=held_out.world)
+    learned, real = build_catalogue((str(path),), "cpu").choices
+    assert real.starts == learned.starts and len(set(starts.way_frames.tolist())) > 1
+    source = real.make_source(real.options(PaneRequest(real.id)))
+    shown = np.stack([source.reset(start, 0)[-1] for start in range(len(starts.frames))])
+    wanted = starts.frames[:, -1].numpy()
+    assert np.array_equal(shown, wanted), "the real pane must begin with the last frame of the start clip"
+    assert not np.array_equal(shown, np.roll(wanted, 1, axis=0)), "the starts must differ, or their order would not show"

@@ -8,7 +8,13 @@ import torch
 
 from mutoscope.core.errors import DataError
 from mutoscope.evaluate.metrics.features import ClipFeatures
-from mutoscope.evaluate.metrics.frechet import Gaussian, feature_distance, frechet_distance, shrunk_covariance
+from mutoscope.evaluate.metrics.frechet import (
+    Gaussian,
+    feature_distance,
+    fit_gaussian,
+    frechet_distance,
+    shrunk_covariance,
+)
 
 
 def test_gaussians_with_diagonal_covariance_have_a_closed_form():
@@ -33,6 +39,19 @@ def test_a_set_has_no_distance_to_itself_and_more_to_a_shifted_one():
     assert feature_distance(features, features + 0.5) == pytest.approx(30 * 0.25)
 
 
+@pytest.mark.parametrize("counts", [(12, 9), (12, 2), (5, 24), (40, 40)])
+def test_the_span_of_the_clips_gives_the_distance_of_the_whole_space(counts):
+    generator = np.random.default_rng(3)
+    first, second = (generator.normal(size=(count, 30)) * generator.random(30) + generator.normal(size=30) for count in counts)
+    whole = frechet_distance(fit_gaussian(first), fit_gaussian(second))
+    assert feature_distance(first, second) == pytest.approx(whole, rel=1e-7)
+    repeated = first[generator.integers(counts[0], size=counts[0])]
+    assert feature_distance(repeated, second) == pytest.approx(frechet_distance(fit_gaussian(repeated), fit_gaussian(second)), rel=1e-7)
+    basis = np.linalg.qr(np.concatenate([first, second]).T)[0][:, :20]
+    blind = frechet_distance(fit_gaussian(first @ basis), fit_gaussian(second @ basis))
+    assert blind != pytest.approx(whole, rel=1e-3), "without the dimensions left out another number must come out"
+
+
 def mean_error(estimate, trials: int = 20) -> float:
     """Mean squared error of a covariance estimate of 12 draws in 30 dimensions whose true covariance is the identity."""
     draws = [np.random.default_rng(trial).normal(size=(12, 30)) for trial in range(trials)]
@@ -43,13 +62,13 @@ def test_shrinkage_is_nearer_to_the_truth_than_the_sample_covariance():
     def unshrunk(features: np.ndarray) -> np.ndarray:
         return np.cov(features.T, bias=True)
 
-    assert mean_error(shrunk_covariance) < 0.3 * mean_error(unshrunk)
+    assert mean_error(lambda features: shrunk_covariance(features)[0]) < 0.3 * mean_error(unshrunk)
     assert not mean_error(unshrunk) < 0.3 * mean_error(unshrunk)
 
 
 def test_shrinkage_leaves_a_large_sample_almost_alone():
     features = np.random.default_rng(2).normal(size=(4000, 3)) * np.array([1.0, 2.0, 5.0])
-    assert np.allclose(shrunk_covariance(features), np.cov(features.T, bias=True), atol=0.3)
+    assert np.allclose(shrunk_covariance(features)[0], np.cov(features.T, bias=True), atol=0.3)
 
 
 @pytest.mark.parametrize("features", [np.zeros((1, 3)), np.full((4, 3), np.nan), np.zeros(3)])

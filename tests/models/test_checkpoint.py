@@ -156,15 +156,25 @@ def test_manifests_that_are_no_table_or_lack_a_field_are_refused(saved):
         lambda tensors: tensors.update(frames=tensors["frames"][:, :, :8].contiguous()),
         lambda tensors: tensors.update(actions=tensors["actions"][..., :2].contiguous()),
         lambda tensors: tensors.update(known=tensors["known"][:, :1].contiguous()),
+        lambda tensors: tensors.update(seeds=tensors["seeds"][:1].contiguous()),
+        lambda tensors: tensors.update(ways=tensors["ways"][:, :, :1].contiguous()),
         lambda tensors: tensors.update({name: tensor[:0].contiguous() for name, tensor in tensors.items()}),
     ],
-    ids=["missing", "other pictures", "other actions", "too few", "none"],
+    ids=["missing", "other pictures", "other actions", "too few", "seeds", "ways", "none"],
 )
 def test_start_clips_of_another_world_are_refused(saved, change):
     tensors = load_file(saved / "starts.safetensors")
     change(tensors)
     save_file(tensors, saved / "starts.safetensors")
     with pytest.raises(CheckpointError, match="start clips of this world are"):
+        load_checkpoint(saved)
+
+
+def test_a_start_clip_cannot_lie_further_than_its_way(saved):
+    tensors = load_file(saved / "starts.safetensors")
+    tensors["way_frames"] += 1
+    save_file(tensors, saved / "starts.safetensors")
+    with pytest.raises(CheckpointError, match="the ways have 0 actions"):
         load_checkpoint(saved)
 
 

@@ -8,12 +8,10 @@ from mutoscope.core.errors import ConfigError
 from mutoscope.models.conditions import clip_conditions
 
 
-def test_frames_and_rows_keep_their_place():
+def test_frames_keep_their_place():
     conditions = tiny_conditions(5)
     part = conditions.frames(2, 4)
     assert torch.equal(part.actions, conditions.actions[:, 2:4]) and torch.equal(part.known, conditions.known[:, 2:4])
-    row = conditions.rows(slice(1, 2))
-    assert torch.equal(row.actions, conditions.actions[1:]) and len(row.known) == len(row.text) == 1
 
 
 def test_nulls_forget_what_is_known_and_nothing_else():

@@ -8,12 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from training_fakes import ALONE, STAGES, UPDATE, loop_plan, make_stage
+from training_fakes import ALONE, CPU, STAGES, UPDATE, loop_plan, make_stage
 
 from mutoscope.core.errors import ConfigError
 from mutoscope.train.config import UpdateConfig
 from mutoscope.train.learner import Learner, make_learner, schedule
 from mutoscope.train.loop import one_update
+from mutoscope.train.state import computes_bf16, precision_context
 
 # AdamW's first step is about this large; around a weight of 1, bfloat16 values lie 2^-8 = 0.0039 and more apart.
 SMALL = 1e-4
@@ -160,3 +161,13 @@ def test_biases_and_gains_are_not_decayed():
     }
     assert by_decay == {0.1: [(3, 3)], 0.0: [(3,)]}
     assert learner.average is not learner.module and not any(value.requires_grad for value in learner.average.parameters())
+
+
+def test_auto_precision_follows_the_processor(monkeypatch):
+    for capability, wide in (("avx512_bf16", True), ("amx_bf16", True), ("avx2", False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda name=capability: {name: True}, raising=False)
+        assert computes_bf16(CPU) is wide
+        with precision_context("auto", CPU):
+            assert torch.is_autocast_enabled("cpu") is wide
+        with precision_context("fp32", CPU):
+            assert not torch.is_autocast_enabled("cpu")

@@ -12,10 +12,10 @@ from mutoscope.core.world import WorldSpec
 from mutoscope.data.worlds import make_world
 from mutoscope.data.worlds.gym import world_spec
 from mutoscope.memory.policy import SinkWindow, Window
-from mutoscope.models.checkpoint import Checkpoint, CheckpointManifest, load_checkpoint, read_manifest
+from mutoscope.models.checkpoint import Checkpoint, CheckpointManifest, load_checkpoint, load_starts, read_manifest
 from mutoscope.rollout.session import Session, default_config
 from mutoscope.serve.catalogue import Catalogue, PaneChoice, PaneOptions
-from mutoscope.serve.sources import LearnedSource, PaneSource, RealSource
+from mutoscope.serve.sources import LearnedSource, PaneSource, RealSource, RealStart
 from mutoscope.serve.wire import MAX_PANES, PaneRequest
 
 PLAYABLE = ("autoregressive", "ode", "consistency", "matching")
@@ -27,7 +27,7 @@ def build_catalogue(names: tuple[str, ...], device: str) -> Catalogue:
     """The named checkpoints (default: the bundled ones) and the real world; the page opens the named ones and then the real one."""
     paths = [find_checkpoint(name) for name in names] or playable_bundled()
     learned = [learned_choice(path, f"{number}", device) for number, path in enumerate(paths)]
-    real = real_choices(learned[0].world)
+    real = real_choices(learned[0].world, real_starts(paths[0]))
     opened = (*learned[: max(1, len(names))], *real)[:MAX_PANES]
     return Catalogue((*learned, *real), tuple(PaneRequest(choice.id) for choice in opened))
 
@@ -97,7 +97,16 @@ def count_starts(path: Path) -> int:
         return tensors.get_slice("frames").get_shape()[0]
 
 
-def real_choices(world: WorldSpec) -> tuple[PaneChoice, ...]:
+def real_starts(path: Path) -> tuple[RealStart, ...]:
+    """Where a checkpoint's start clips end, as places in the real world."""
+    starts = load_starts(path / "starts.safetensors", read_manifest(path).world)
+    if starts is None:
+        return ()
+    ways = [way[:length].tolist() for way, length in zip(starts.ways, starts.way_frames, strict=True)]
+    return tuple(RealStart(int(seed), tuple(map(tuple, way))) for seed, way in zip(starts.seeds, ways, strict=True))
+
+
+def real_choices(world: WorldSpec, starts: tuple[RealStart, ...]) -> tuple[PaneChoice, ...]:
     """The world that was learned, as the real thing; nothing where it is unknown here or its package is absent."""
     for frame_skip in FRAME_SKIPS:
         try:
@@ -107,18 +116,19 @@ def real_choices(world: WorldSpec) -> tuple[PaneChoice, ...]:
         fits = world_spec(environment) == world
         environment.close()
         if fits:
-            return (real_choice(world, frame_skip),)
+            return (real_choice(world, frame_skip, starts),)
     return ()
 
 
-def real_choice(world: WorldSpec, frame_skip: int) -> PaneChoice:
+def real_choice(world: WorldSpec, frame_skip: int, starts: tuple[RealStart, ...]) -> PaneChoice:
     """The real world at that frame skip; each pane opens an environment of its own."""
     return PaneChoice(
         id="real",
         label=f"real {world.name}",
         kind="real",
         world=world,
-        make_source=lambda options: RealSource(open_real(world, frame_skip), world),
+        make_source=lambda options: RealSource(open_real(world, frame_skip), world, starts),
+        starts=tuple(f"start {start}" for start in range(len(starts))),
     )
 
 

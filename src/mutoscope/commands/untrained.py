@@ -6,7 +6,7 @@ import torch
 
 from mutoscope.core.streams import stream
 from mutoscope.core.world import ActionSpec, WorldSpec
-from mutoscope.models.checkpoint import FORMAT_VERSION, Checkpoint, CheckpointManifest, Starts, freeze
+from mutoscope.models.checkpoint import FORMAT_VERSION, Checkpoint, CheckpointManifest, Starts, freeze, placeless
 from mutoscope.models.codec import ConvCodec, ConvCodecConfig
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
 from mutoscope.train.config import CodecStage, RunConfig
@@ -57,4 +57,5 @@ def _manifest(run: RunConfig, codec: ConvCodec, config: TransformerConfig, world
 
 def _grey_start(world: WorldSpec) -> Starts:
     frames = torch.full((1, CONTEXT_FRAMES, world.height, world.width, 3), 128, dtype=torch.uint8)
-    return Starts(frames, torch.zeros(1, CONTEXT_FRAMES, world.actions.dim), torch.zeros(1, CONTEXT_FRAMES, dtype=torch.bool))
+    actions, known = torch.zeros(1, CONTEXT_FRAMES, world.actions.dim), torch.zeros(1, CONTEXT_FRAMES, dtype=torch.bool)
+    return placeless(frames, actions, known)

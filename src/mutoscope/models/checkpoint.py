@@ -7,7 +7,7 @@ starts.safetensors   (optional) real context clips: frames uint8, actions float3
 """
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -62,11 +62,18 @@ class CheckpointManifest:
 
 @dataclass(frozen=True)
 class Starts:
-    """Real clips that a rollout may begin from: frames uint8 `[N, c, H, W, 3]`, actions float32 `[N, c, A]`, known bool `[N, c]`."""
+    """Real clips that a rollout may begin from: frames uint8 `[N, c, H, W, 3]`, actions float32 `[N, c, A]`, known bool `[N, c]`.
+
+    The same places in the real world: reset it with `seeds` int64 `[N]`, then take the first `way_frames` int64 `[N]` actions of
+    `ways` float32 `[N, L, A]`; the picture is then the clip's last frame.
+    """
 
     frames: Tensor
     actions: Tensor
     known: Tensor
+    seeds: Tensor
+    ways: Tensor
+    way_frames: Tensor
 
 
 @dataclass
@@ -97,8 +104,7 @@ def save_checkpoint(
         if module is not None:
             write_bytes(path / f"{name}.safetensors", save({key: value.contiguous() for key, value in module.state_dict().items()}))
     if starts is not None:
-        tensors = {"frames": starts.frames, "actions": starts.actions, "known": starts.known}
-        write_bytes(path / "starts.safetensors", save(tensors))
+        write_bytes(path / "starts.safetensors", save({field.name: getattr(starts, field.name) for field in fields(starts)}))
     write_json(path / "manifest.json", to_plain(manifest))
 
 
@@ -142,11 +148,21 @@ def load_starts(path: Path, world: WorldSpec) -> Starts | None:
         return None
     tensors = read_tensors(path)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    clips = shapes.get("frames", ())[:2]
+    clips, count = shapes.get("frames", ())[:2], shapes.get("frames", ())[:1]
+    longest = shapes.get("ways", (0, 0))[1:2]
     wanted = {"frames": (*clips, world.height, world.width, 3), "actions": (*clips, world.actions.dim), "known": clips}
+    wanted |= {"seeds": count, "ways": (*count, *longest, world.actions.dim), "way_frames": count}
     if shapes != wanted or 0 in clips:
-        raise CheckpointError(f"{path} holds {shapes}; start clips of this world are frames, actions and known of shapes {wanted}")
-    return Starts(tensors["frames"], tensors["actions"], tensors["known"])
+        raise CheckpointError(f"{path} holds {shapes}; start clips of this world are tensors of shapes {wanted}")
+    if not 0 <= int(tensors["way_frames"].min()) <= int(tensors["way_frames"].max()) <= longest[0]:
+        raise CheckpointError(f"{path}: the ways have {longest[0]} actions; way_frames {tensors['way_frames'].tolist()} do not fit")
+    return Starts(**tensors)
+
+
+def placeless(frames: Tensor, actions: Tensor, known: Tensor) -> Starts:
+    """Start clips that are nowhere in the real world: beside them it begins an episode of seed 0."""
+    count = len(frames)
+    return Starts(frames, actions, known, torch.zeros(count).long(), torch.zeros(count, 0, actions.shape[2]), torch.zeros(count).long())
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

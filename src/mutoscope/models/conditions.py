@@ -25,10 +25,6 @@ class Conditions:
         """Those of frames start .. stop - 1."""
         return replace(self, actions=self.actions[:, start:stop], known=self.known[:, start:stop])
 
-    def rows(self, index: slice) -> "Conditions":
-        """Those of some rows of the batch."""
-        return Conditions(self.actions[index], self.known[index], self.text[index])
-
     def without_actions(self) -> "Conditions":
         """The null condition of guidance: no action is known."""
         return replace(self, known=torch.zeros_like(self.known))

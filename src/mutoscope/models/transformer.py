@@ -65,7 +65,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., dim]` -> the same."""
-        return nn.functional.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+        return nn.functional.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
 
 
 class Attention(nn.Module):

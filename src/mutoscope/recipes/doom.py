@@ -48,17 +48,29 @@ def doom_cover() -> RunConfig:
     return replace(
         base,
         name="doom-cover",
-        data=replace(base.data, world="doom-cover"),
+        data=replace(base.data, world="doom-cover", episodes=300),
         stages=(
             CodecStage(
                 "codec",
-                UpdateConfig(1500, 32, 1e-3, clip_norm=0.3, warmup=100, average=0.99, save_every=500),
+                UpdateConfig(3000, 32, 1e-3, clip_norm=0.3, warmup=100, average=0.99, save_every=500),
                 latent_channels=16,
                 widths=(32, 64, 96),
             ),
-            BidirectionalStage("bidirectional", UpdateConfig(600, 8, 1e-3, average=0.99)),
-            AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(1800, 8, 1e-3, average=0.99)),
-            *base.stages[3:],
+            BidirectionalStage("bidirectional", UpdateConfig(3000, 8, 1e-3, average=0.995, save_every=500)),
+            AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(3000, 8, 1e-3, average=0.995, save_every=500)),
+            ConsistencyStage("consistency", "autoregressive", UpdateConfig(500, 8, 1e-4, average=0.99), guidance=1.5),
+            *(
+                MatchingStage(
+                    f"matching-{steps}",
+                    "consistency",
+                    "bidirectional",
+                    UpdateConfig(updates, 8, 5e-5, average=0.95, save_every=100),
+                    student_steps=steps,
+                    critic_learning_rate=2e-4,
+                    average_from=10,
+                )
+                for steps, updates in ((2, 500), (1, 250), (4, 250))
+            ),
         ),
     )
 

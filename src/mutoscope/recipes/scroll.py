@@ -27,7 +27,7 @@ def scroll() -> RunConfig:
         memory=Window(20),
         chunk_frames=1,
         clip_frames=22,
-        shift=1.0,
+        shift=3.0,
         stages=_stages(1),
     )
 
@@ -59,7 +59,7 @@ def _stages(scale: int) -> tuple[StageConfig, ...]:
             "codec", UpdateConfig(600 * scale, 32, 1e-3, clip_norm=0.3, average=0.99), latent_channels=8, widths=(24, 32, 48), blocks=1
         ),
         BidirectionalStage("bidirectional", UpdateConfig(800 * scale, 8, 1e-3, average=0.99)),
-        AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(1500 * scale, 8, 1e-3, average=0.99), weight="none"),
+        AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(3500 * scale, 8, 1e-3, average=0.99), weight="none"),
         ConsistencyStage("consistency", "autoregressive", UpdateConfig(400 * scale, 8, 2e-4, average=0.99), guidance=1.0),
         *(
             MatchingStage(

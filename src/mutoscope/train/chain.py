@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from mutoscope.core.config import config_hash, from_plain, to_plain
@@ -285,5 +286,10 @@ def draw_starts(chain: Chain) -> Starts:
         arrays=("frames", "actions"),
     )
     batch = sampler.batch(0)
-    frames, actions = torch.from_numpy(batch.arrays["frames"]), torch.from_numpy(batch.arrays["actions"])
-    return Starts(frames, actions, torch.from_numpy(batch.known))
+    stops = batch.starts + START_FRAMES
+    ways = np.zeros((NUM_STARTS, stops.max() - 1, chain.held_out.world.actions.dim), np.float32)
+    for way, episode, stop in zip(ways, batch.episodes, stops, strict=True):
+        way[: stop - 1] = chain.held_out.read(int(episode), 1, int(stop), ("actions",))["actions"]
+    seeds = np.array([chain.held_out.episodes[episode].seed for episode in batch.episodes])
+    arrays = (batch.arrays["frames"], batch.arrays["actions"], batch.known, seeds, ways, stops - 1)
+    return Starts(*map(torch.from_numpy, arrays))

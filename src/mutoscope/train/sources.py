@@ -41,23 +41,20 @@ class ClipSource:
 
     def batch(self, turn: str, update: int, micro: int, accumulate: int) -> ClipBatch:
         """This rank's share of micro-batch `micro`; the same (turn, update) always gives the same clips."""
+        parts, part = self.workers.world_size * accumulate, self.workers.rank * accumulate + micro
         sampler = ClipSampler(
             self.dataset,
             clip_frames=self.clip_frames,
             batch_size=self.config.batch_size,
             seed=derive_seed(self.seed, f"clips/{turn}"),
             arrays=(self.array, "actions"),
-            rank=self.workers.rank,
-            world_size=self.workers.world_size,
+            rank=part,
+            world_size=parts,
         )
-        whole = sampler.batch(update)
-        share = self.config.batch_size // self.workers.world_size
-        size = share // accumulate
-        rows = slice(micro * size, (micro + 1) * size)
-        first = self.workers.rank * share + micro * size
-        draws = Draws(derive_seed(self.seed, f"draws/{turn}"), update, tuple(range(first, first + size)), self.workers.device)
-        clean, conditions = clip_tensors(whole, self.array, self.workers.device)
-        return ClipBatch(clean[rows], conditions.rows(rows), draws)
+        size = self.config.batch_size // parts
+        samples = tuple(range(part * size, (part + 1) * size))
+        draws = Draws(derive_seed(self.seed, f"draws/{turn}"), update, samples, self.workers.device)
+        return ClipBatch(*clip_tensors(sampler.batch(update), self.array, self.workers.device), draws)
 
 
 def clip_tensors(batch: Batch, array: str, device: torch.device) -> tuple[Tensor, Conditions]:
