@@ -1,12 +1,14 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mutoscope.core.errors import DataError
+from mutoscope.core.world import ActionSpec
 from mutoscope.data.clips import ClipDataset, open_dataset
-from mutoscope.data.worlds.videos import ImportOptions, import_videos
+from mutoscope.data.worlds.videos import ImportOptions, import_videos, join_actions
 from mutoscope.media.video import write_video
 
 NUM_FRAMES = 12
@@ -54,6 +56,30 @@ def test_long_videos_become_several_episodes_whose_first_row_is_no_action(tmp_pa
     second = dataset.read(1, 0, 6, ("frames", "actions"))
     assert not second["actions"][0].any() and second["actions"][3, 0] == 1
     assert abs(int(second["frames"][0, 0, 0, 0]) - 100) <= 4
+
+
+def test_a_frame_skip_keeps_every_nth_frame_with_the_actions_since(tmp_path: Path) -> None:
+    dataset = imported(make_folder(tmp_path / "garden"), tmp_path / "set", replace(OPTIONS, frame_skip=3))
+    assert dataset.world.content_rate == pytest.approx(10.0 / 3)
+    rows = dataset.read(0, 0, 4, ("frames", "actions"))
+    assert np.allclose(rows["frames"][:, 8, 12, 0], 40 + 30 * np.arange(4), atol=4)
+    assert not rows["actions"].any(), "one frame of three is not most of the time"
+    every_second = imported(tmp_path / "garden", tmp_path / "second", replace(OPTIONS, frame_skip=2)).read(0, 0, 6, ("actions",))
+    assert every_second["actions"][:, 0].tolist() == [0, 0, 0, 1, 0, 0], "frame 3 belongs to frame 4, which does not end on it; 6 does"
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "joined"),
+    [
+        ("box", [[9, 9], [0, 1], [1, 0], [1, 1], [0, 0]], [[9, 9], [0.5, 0.5], [0.5, 0.5]]),
+        ("multi_binary", [[0, 0], [0, 1], [1, 0], [1, 1], [1, 0]], [[0, 0], [1, 0], [1, 0]]),
+        ("discrete", [[1, 0], [1, 0], [0, 1], [0, 1], [0, 1]], [[1, 0], [0, 1], [0, 1]]),
+    ],
+)
+def test_actions_are_joined_as_they_were_held(kind, given, joined) -> None:
+    spec = ActionSpec(kind, ("a", "b"), low=(0.0, 0.0), high=(9.0, 9.0)) if kind == "box" else ActionSpec(kind, ("a", "b"))
+    assert join_actions(np.array(given, np.float32), 2, spec).tolist() == joined
+    assert join_actions(np.array(given, np.float32), 1, spec).tolist() == given
 
 
 def test_importing_again_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ EXAMPLES = (
     "mutoscope record doom --output data/doom --episodes 600 --frames 500 --height 96 --width 128",
     "mutoscope record scroll --output data/scroll --episodes 400 --frames 128 --height 32 --width 32 --frame-skip 1",
     "mutoscope record CartPole-v1 --output data/cartpole --episodes 50 --frame-skip 1",
-    "mutoscope record my-videos/ --output data/mine --height 96 --width 128",
+    "mutoscope record my-videos/ --output data/mine --height 96 --width 128 --frame-skip 2",
 )
 
 
@@ -36,8 +36,8 @@ class Options:
     """Picture height in pixels."""
     width: int = 64
     """Picture width in pixels."""
-    frame_skip: int = 2
-    """Steps of the environment per recorded frame."""
+    frame_skip: int | None = None
+    """Steps of the environment, or frames of the video, per recorded frame; default: 2 steps, every frame."""
     seed: int = 0
     """Seed of all episodes."""
     policy: str = "hold-random"

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mutoscope.commands.record import Options
 
 GYMNASIUM = "gym:"
+WORLD_FRAME_SKIP = 2
 
 
 def record_world(path: Path, options: RecordOptions) -> DatasetManifest:
@@ -28,7 +29,7 @@ def recorder_options(options: "Options") -> RecordOptions:
         frames_per_episode=options.frames,
         height=options.height,
         width=options.width,
-        frame_skip=options.frame_skip,
+        frame_skip=WORLD_FRAME_SKIP if options.frame_skip is None else options.frame_skip,
         seed=options.seed,
         policy=options.policy,
     )
@@ -38,7 +39,8 @@ def import_clips(options: "Options") -> DatasetManifest:
     """A folder of video files and action tables as a data set."""
     from mutoscope.data.worlds.videos import ImportOptions, import_videos
 
-    return import_videos(Path(options.world), options.output, ImportOptions(options.height, options.width, options.frames))
+    skip = 1 if options.frame_skip is None else options.frame_skip
+    return import_videos(Path(options.world), options.output, ImportOptions(options.height, options.width, options.frames, skip))
 
 
 def world_name(name: str) -> str:

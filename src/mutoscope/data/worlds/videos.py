@@ -32,15 +32,16 @@ CHOICE = "action"
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """Picture size in pixels, and the longest episode in frames (a longer video becomes several)."""
+    """Picture size in pixels, the longest episode in frames (a longer video becomes several), and how many video frames make one."""
 
     height: int = 96
     width: int = 128
     frames_per_episode: int = 300
+    frame_skip: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.height, self.width) < 1 or self.frames_per_episode < 2:
-            raise ConfigError(f"a size must be at least 1 and an episode at least 2 frames, got {self}")
+        if min(self.height, self.width, self.frame_skip) < 1 or self.frames_per_episode < 2:
+            raise ConfigError(f"a size and a frame skip must be at least 1 and an episode at least 2 frames, got {self}")
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,14 @@ def import_videos(folder: Path, path: Path, options: ImportOptions) -> DatasetMa
     folder, path = Path(folder), Path(path)
     clips = find_clips(folder)
     world = describe_world(folder, clips, options)
-    settings = (("folder", folder.name), ("frames_per_episode", str(options.frames_per_episode)))
+    settings = (("folder", folder.name), ("frames_per_episode", str(options.frames_per_episode)), ("frame_skip", str(options.frame_skip)))
     if (path / MANIFEST).exists():
         return _finished(path, world, settings)
     with DatasetWriter(path, world, settings=settings) as writer, Progress(len(clips), "importing") as bar:
         written = writer.next_episode
         count = 0
         for clip in clips:
-            for name, arrays in clip_episodes(clip, world, options.frames_per_episode):
+            for name, arrays in clip_episodes(clip, world, options):
                 if count >= written:
                     writer.add(arrays, name=name)
                 count += 1
@@ -92,22 +93,24 @@ def describe_world(folder: Path, clips: tuple[Clip, ...], options: ImportOptions
     if (folder / DESCRIPTION).is_file():
         name, actions = _description(folder / DESCRIPTION, folder.name)
     actions = actions or ActionSpec("multi_binary", tuple(read_table(clips[0].table)[0]))
-    return WorldSpec(name, options.height, options.width, rate, actions)
+    return WorldSpec(name, options.height, options.width, rate / options.frame_skip, actions)
 
 
-def clip_episodes(clip: Clip, world: WorldSpec, longest: int) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """The pieces of a clip, each at most `longest` frames, as (name, arrays); a last piece of one frame is left out."""
-    actions = clip_actions(clip, world.actions)
-    _check_count(clip, probe(clip.video).num_frames, len(actions))
+def clip_episodes(clip: Clip, world: WorldSpec, options: ImportOptions) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """The pieces of a clip, none longer than an episode, as (name, arrays); a last piece of one frame is left out."""
+    given = clip_actions(clip, world.actions)
+    _check_count(clip, probe(clip.video).num_frames, len(given))
+    actions = join_actions(given, options.frame_skip, world.actions)
     frames: list[np.ndarray] = []
-    start = 0
-    for frame in video_frames(clip.video):
-        frames.append(scale(frame, world.height, world.width))
-        if len(frames) == longest:
+    start = count = 0
+    for count, frame in enumerate(video_frames(clip.video), 1):
+        if (count - 1) % options.frame_skip == 0:
+            frames.append(scale(frame, world.height, world.width))
+        if len(frames) == options.frames_per_episode:
             yield _piece(clip, frames, actions, start)
             start += len(frames)
             frames = []
-    _check_count(clip, start + len(frames), len(actions))
+    _check_count(clip, count, len(given))
     if len(frames) > 1:
         yield _piece(clip, frames, actions, start)
 
@@ -124,6 +127,24 @@ def clip_actions(clip: Clip, spec: ActionSpec) -> np.ndarray:
         except (ValueError, TypeError, ConfigError) as error:
             raise DataError(f"{clip.table}, frame {number - 1}: {error}") from error
     return np.stack(vectors)
+
+
+def join_actions(actions: np.ndarray, frame_skip: int, spec: ActionSpec) -> np.ndarray:
+    """Of every `frame_skip`-th video frame: the action that led to it, from those since the frame kept before, float32 `[kept, dim]`.
+
+    Box values are averaged; a button counts as held, and a choice as made, if it was so for most of the time (even: at the end).
+    """
+    kept = [actions[0]]
+    for last in range(frame_skip, len(actions), frame_skip):
+        since = actions[last - frame_skip + 1 : last + 1]
+        if spec.kind == "box":
+            kept.append(since.mean(axis=0))
+        elif spec.kind == "multi_binary":
+            kept.append((since.mean(axis=0) + (since[-1] - 0.5) / (2 * frame_skip) > 0.5).astype(np.float32))
+        else:
+            votes = since.sum(axis=0) + since[-1] / 2
+            kept.append(np.eye(spec.dim, dtype=np.float32)[votes.argmax()])
+    return np.stack(kept).astype(np.float32)
 
 
 def read_table(path: Path) -> list[dict]:
@@ -160,7 +181,7 @@ def _vector(row: dict, spec: ActionSpec) -> np.ndarray:
 def _piece(clip: Clip, frames: list[np.ndarray], actions: np.ndarray, start: int) -> tuple[str, dict[str, np.ndarray]]:
     chosen = actions[start : start + len(frames)].copy()
     if len(chosen) != len(frames):
-        _check_count(clip, start + len(frames), len(actions))
+        raise DataError(f"{clip.video} has more frames than {clip.table} has lines of actions; give one line per frame")
     chosen[0] = 0
     return f"{clip.video.name} from frame {start}", {"frames": np.stack(frames), "actions": chosen}
 
