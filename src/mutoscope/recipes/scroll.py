@@ -59,7 +59,9 @@ def _stages(scale: int) -> tuple[StageConfig, ...]:
             "codec", UpdateConfig(600 * scale, 32, 1e-3, clip_norm=0.3, average=0.99), latent_channels=8, widths=(24, 32, 48), blocks=1
         ),
         BidirectionalStage("bidirectional", UpdateConfig(800 * scale, 8, 1e-3, average=0.99)),
-        AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(3200 * scale, 8, 1e-3, average=0.995, save_every=400), weight="none"),
+        AutoregressiveStage(
+            "autoregressive", "bidirectional", UpdateConfig(3200 * scale, 8, 1e-3, average=0.995, save_every=400), weight="none"
+        ),
         ConsistencyStage("consistency", "autoregressive", UpdateConfig(700 * scale, 8, 2e-4, average=0.99), guidance=1.0),
         *(
             MatchingStage(
