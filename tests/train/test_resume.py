@@ -230,7 +230,10 @@ def test_a_full_disk_is_said_and_costs_nothing(tmp_path, monkeypatch):
 def test_the_state_of_another_configuration_is_refused(tmp_path):
     train("bidirectional", tmp_path)
     stage, source = make_stage("bidirectional")
-    with pytest.raises(CheckpointError, match=r"another configuration of this stage \(this, not other\); give another run folder"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"another configuration of this stage, or to other training data \(this, not other\); give another run folder",
+    ):
         run_loop(stage, source, loop_plan(tmp_path, identity="other"), ALONE, lambda update: None)
 
 

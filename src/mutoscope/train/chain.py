@@ -62,7 +62,7 @@ class Chain:
 
     def stage_identity(self, stage: StageConfig) -> str:
         """Hash of all that this stage's result depends on: its own config, its data and its ancestors'."""
-        base = replace(self.run, stages=(), name="")
+        base = replace(self.run, stages=(), name=""), tuple(shard.sha256 for shard in self.train_data.manifest.shards)
         ancestry = [self.stage_identity(self.run.stage(parent)) for parent in parents(stage)]
         if not isinstance(stage, CodecStage):
             ancestry.append(self.stage_identity(self.codec_stage))
@@ -197,7 +197,9 @@ def load_parent(chain: Chain, name: str) -> Checkpoint:
         raise CheckpointError(f"stage '{name}' has no finished checkpoint at {path}; train it first")
     checkpoint = load_checkpoint(path, chain.workers.device)
     if checkpoint.manifest.recipe_hash != chain.stage_identity(stage):
-        raise CheckpointError(f"{path} was made by another configuration of stage '{name}'; train it again or give another run folder")
+        raise CheckpointError(
+            f"{path} was made by another configuration of stage '{name}', or from other training data; train it again or give another run folder"
+        )
     if checkpoint.manifest.codec_hash != codec_hash(chain):
         raise CheckpointError(f"{path} was trained with another codec than the one in this run; train it again")
     return checkpoint

@@ -44,8 +44,8 @@ def load_state(folder: Path, learners: Mapping[str, Learner[Any]], identity: str
     state = read_json(states[-1] / "state.json", CheckpointError)
     if state["identity"] != identity:
         raise CheckpointError(
-            f"{states[-1]} belongs to another configuration of this stage ({state['identity']}, not {identity}); "
-            "give another run folder, or delete this stage's folder to start it again"
+            f"{states[-1]} belongs to another configuration of this stage, or to other training data "
+            f"({state['identity']}, not {identity}); give another run folder, or delete this stage's folder to start it again"
         )
     for name, learner in learners.items():
         try:
