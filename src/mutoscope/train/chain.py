@@ -198,7 +198,8 @@ def load_parent(chain: Chain, name: str) -> Checkpoint:
     checkpoint = load_checkpoint(path, chain.workers.device)
     if checkpoint.manifest.recipe_hash != chain.stage_identity(stage):
         raise CheckpointError(
-            f"{path} was made by another configuration of stage '{name}', or from other training data; train it again or give another run folder"
+            f"{path} was made by another configuration of stage '{name}', or from other training data; "
+            "train it again or give another run folder"
         )
     if checkpoint.manifest.codec_hash != codec_hash(chain):
         raise CheckpointError(f"{path} was trained with another codec than the one in this run; train it again")
