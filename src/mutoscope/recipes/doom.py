@@ -69,7 +69,7 @@ def doom_cover() -> RunConfig:
                     critic_learning_rate=2e-4,
                     average_from=10,
                 )
-                for steps, updates in ((2, 500), (1, 250), (4, 250))
+                for steps, updates in ((2, 500), (1, 100), (4, 100))
             ),
         ),
     )
