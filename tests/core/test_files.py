@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mutoscope.core.errors import CheckpointError, MutoscopeError
-from mutoscope.core.files import hash_file, read_json, write_atomically, write_bytes, write_json
+from mutoscope.core.files import hash_file, portable, read_json, write_atomically, write_bytes, write_json
 
 KILLED_IN_MID_WRITE = """
 import os, sys
@@ -76,3 +76,9 @@ def test_hash_of_a_file_longer_than_one_block(tmp_path):
     (tmp_path / "b").write_bytes(b"x" * (1 << 20) + b"y")
     assert len(hash_file(tmp_path / "a")) == 64
     assert hash_file(tmp_path / "a") != hash_file(tmp_path / "b")
+
+
+def test_shared_files_name_no_place_of_this_machine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert portable(tmp_path / "runs" / "scroll" / "data") == portable(Path("runs/scroll/data")) == "runs/scroll/data"
+    assert portable(Path("/somewhere/else/data/held-out")) == "data/held-out"

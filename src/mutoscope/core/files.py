@@ -51,6 +51,12 @@ def read_json(path: Path, error: type[MutoscopeError] = DataError) -> Any:
         raise error(f"{path} is not valid JSON ({reason}); it may have been cut off or edited by hand") from reason
 
 
+def portable(path: Path) -> str:
+    """A path for a file that is shared: from the folder that one works in, or its last two parts where it lies elsewhere."""
+    whole, here = Path(path).resolve(), Path.cwd().resolve()
+    return str(whole.relative_to(here)) if whole.is_relative_to(here) else "/".join(whole.parts[-2:])
+
+
 def hash_file(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     digest = hashlib.sha256()

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mutoscope.core.errors import ConfigError, DataError, optional_import
+from mutoscope.core.files import portable
 from mutoscope.core.progress import Progress
 from mutoscope.core.streams import derive_seed
 from mutoscope.data.clips import ClipDataset
@@ -55,7 +56,7 @@ def evaluate(
     bench = set_up(dataset, config, load_extractor)
     with Progress(total_frames(candidates, bench), "evaluating, frames") as bar:
         scored = tuple(assess(candidate, bench, bar) for candidate in candidates)
-    results = Results(config, dataset.world, str(dataset.path), bench.clips, scored, real_result(bench), left_out(bench))
+    results = Results(config, dataset.world, portable(dataset.path), bench.clips, scored, real_result(bench), left_out(bench))
     return write_report(results, output)
 
 
