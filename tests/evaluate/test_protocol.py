@@ -143,6 +143,9 @@ def test_scroll_is_scored_exactly_and_without_a_pose(tmp_path):
     assert at(plain, "truth", "position_error", 8) == 0
     assert at(plain, COPY_LAST, "position_error", 8) > 0.5
     assert at(plain, COPY_LAST, "tiles_window", 8) < 0.9
+    forgetful = plain["real"]["forgetful"]["tiles_window"][7]["value"]
+    assert plain["real"]["tile_chance"] < forgetful < 1
+    assert "copies what is in view, forgets the rest" in (tmp_path / "report" / "report.md").read_text()
     assert plain["real"]["tile_chance"] == pytest.approx(1 / 8, abs=0.05)
     assert "following: the data set has no array pose" in plain["protocol"]["left_out"]
 

@@ -6,7 +6,7 @@ from evaluate_fakes import scroll_episode
 
 from mutoscope.core.errors import DataError
 from mutoscope.data.worlds.tiles import TILE_PIXELS, classify_tiles, render_tiles
-from mutoscope.evaluate.metrics.scroll import chance, measured_moves, position_error, tile_scores
+from mutoscope.evaluate.metrics.scroll import chance, forgetful_tiles, measured_moves, position_error, tile_scores
 
 CONTEXT, LENGTH = 4, 20
 EPISODE = scroll_episode(1, CONTEXT + LENGTH)
@@ -98,3 +98,20 @@ def test_chance_is_what_guessing_at_the_true_frequencies_gives():
 def test_frames_and_truth_must_belong_together():
     with pytest.raises(DataError, match="need 23 true ones"):
         tile_scores(classify_tiles(TRUE[:-1]), EPISODE["tiles"], EPISODE["position"], context=CONTEXT, memory_frames=8)
+
+
+def test_a_world_that_forgets_is_right_until_a_tile_comes_back():
+    columns = np.array([0, 1, 2, 1, 0])  # two to the right and back; view of 2 x 2 tiles
+    position = np.stack([np.zeros(5, int), columns], axis=1)
+    row = np.arange(4)
+    true = np.stack([np.stack([row, row + 4])[:, place : place + 2] for place in columns])
+    shown = forgetful_tiles(true, position, 1, np.random.default_rng(0))
+    assert shown.shape == (4, 2, 2)
+    for frame in range(1, 4):  # what was in view before has moved with the window
+        overlap = (slice(None), slice(0, 1)) if columns[frame + 1] > columns[frame] else (slice(None), slice(1, 2))
+        kept = (slice(None), slice(1, 2)) if columns[frame + 1] > columns[frame] else (slice(None), slice(0, 1))
+        assert np.array_equal(shown[frame][overlap], shown[frame - 1][kept])
+    scores = tile_scores(shown, true, position, context=1, memory_frames=100)
+    assert scores["window"][0] == 1 and scores["window"][3] < 1, "the first column was forgotten when it left the view"
+    remembered = tile_scores(true[1:], true, position, context=1, memory_frames=100)
+    assert np.nanmin(remembered["window"]) == 1

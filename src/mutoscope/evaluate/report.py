@@ -14,7 +14,7 @@ from mutoscope.evaluate.metrics.scroll import chance
 from mutoscope.evaluate.metrics.stability import STATISTICS
 from mutoscope.evaluate.pictures import draw_clips, draw_curves, draw_stability
 from mutoscope.evaluate.results import CandidateResult, Results
-from mutoscope.evaluate.scoring import METRICS
+from mutoscope.evaluate.scoring import METRICS, forgetful_scores, missing_arrays
 from mutoscope.evaluate.tables import markdown
 
 
@@ -85,6 +85,10 @@ def real_plain(results: Results) -> dict:
     }
     if "tiles" in results.clips.arrays:
         plain["tile_chance"] = chance(results.clips.arrays["tiles"])
+    if not missing_arrays("tiles", results.clips):
+        scores = forgetful_scores(results.clips, results.config.memory_frames, results.config.seed)
+        by_episode = {name: results.clips.by_episode(values) for name, values in scores.items()}
+        plain["forgetful"] = {name: [asdict(results.interval(column)) for column in values.T] for name, values in by_episode.items()}
     if real.stability is not None:
         bounds = real.stability.detectors.real
         plain["stability"] = {

@@ -1,11 +1,13 @@
 """Scores of generated clips: every metric as one value per episode and generated frame."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from mutoscope.core.errors import DataError
+from mutoscope.core.streams import numpy_stream
 from mutoscope.data.clips import ClipDataset
 from mutoscope.data.worlds.tiles import TILE_PIXELS, classify_tiles
 from mutoscope.evaluate.clips import RealClips
@@ -13,7 +15,7 @@ from mutoscope.evaluate.config import EvaluateConfig, Part
 from mutoscope.evaluate.metrics.following import MOTIONS, MotionScale, calibrate, following, right_direction, true_motion
 from mutoscope.evaluate.metrics.motion import flow_features
 from mutoscope.evaluate.metrics.psnr import psnr
-from mutoscope.evaluate.metrics.scroll import position_error, tile_scores
+from mutoscope.evaluate.metrics.scroll import forgetful_tiles, position_error, tile_scores
 from mutoscope.evaluate.metrics.sharpness import sharpness
 from mutoscope.evaluate.metrics.ssim import ssim
 
@@ -61,15 +63,26 @@ def fidelity_scores(frames: np.ndarray, clips: RealClips) -> Scores:
 
 def tiles_scores(frames: np.ndarray, clips: RealClips, memory_frames: int) -> Scores:
     """Exact scores on worlds that record their tiles: float64 `[clips, n]` per metric."""
-    with_last, start = clips.with_last_context(frames), clips.context - 1
-    tiles, position = clips.arrays["tiles"], clips.arrays["position"]
-    shares = [
-        tile_scores(classify_tiles(made), true, place, context=clips.context, memory_frames=memory_frames)
-        for made, true, place in zip(frames, tiles, position, strict=True)
-    ]
+    with_last = clips.with_last_context(frames)
+    position, start = clips.arrays["position"], clips.context - 1
     errors = [position_error(made, place[start:], TILE_PIXELS) for made, place in zip(with_last, position, strict=True)]
-    grouped = {f"tiles_{group}": np.stack([share[group] for share in shares]) for group in shares[0]}
-    return {"position_error": np.stack(errors), **grouped}
+    return {"position_error": np.stack(errors), **shares_of_tiles([classify_tiles(made) for made in frames], clips, memory_frames)}
+
+
+def shares_of_tiles(shown: Sequence[np.ndarray], clips: RealClips, memory_frames: int) -> Scores:
+    """Shown kinds int `[n, rows, columns]` per clip -> share of right ones per group, float64 `[clips, n]`."""
+    shares = [
+        tile_scores(made, true, place, context=clips.context, memory_frames=memory_frames)
+        for made, true, place in zip(shown, clips.arrays["tiles"], clips.arrays["position"], strict=True)
+    ]
+    return {f"tiles_{group}": np.stack([share[group] for share in shares]) for group in shares[0]}
+
+
+def forgetful_scores(clips: RealClips, memory_frames: int, seed: int) -> Scores:
+    """Tile scores of a world that copies what is in view and forgets the rest: float64 `[clips, n]` per metric."""
+    generator = numpy_stream(seed, "forgetful tiles")
+    pairs = zip(clips.arrays["tiles"], clips.arrays["position"], strict=True)
+    return shares_of_tiles([forgetful_tiles(true, place, clips.context, generator) for true, place in pairs], clips, memory_frames)
 
 
 @dataclass(frozen=True)

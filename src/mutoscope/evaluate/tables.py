@@ -51,6 +51,8 @@ def _metric_table(plain: dict, name: str) -> str:
     rows = [_metric_row(label, candidate["metrics"], name, shown) for label, candidate in plain["candidates"].items()]
     if name in plain["real"]["metrics"]:
         rows.append(_metric_row("real clips", plain["real"]["metrics"], name, shown))
+    if name in plain["real"].get("forgetful", {}):
+        rows.append(_metric_row("copies what is in view, forgets the rest", plain["real"]["forgetful"], name, shown))
     title = f"## {info['title']}\n\n{info['span'].capitalize()}; better: {info['better']}."
     if name.startswith("tiles_") and "tile_chance" in plain["real"]:
         title += f" Chance is {plain['real']['tile_chance']:.3f}."

@@ -103,6 +103,24 @@ def _overlap(shift: int, size: int) -> tuple[slice, slice]:
     return slice(max(0, shift), size + min(0, shift)), slice(max(0, -shift), size - max(0, shift))
 
 
+def forgetful_tiles(true: np.ndarray, position: np.ndarray, context: int, generator: np.random.Generator) -> np.ndarray:
+    """What a world shows that moves every tile in view rightly and remembers none that left it: the score of copying alone.
+
+    true int `[context + n, rows, columns]`, position int `[context + n, 2]` -> int `[n, rows, columns]`; kinds that come into view
+    are drawn at their true frequency.
+    """
+    shown = true[context - 1].copy()
+    frames = []
+    for frame in range(context, len(true)):
+        before = dict(zip((place for place, _, _ in _places(position[frame - 1], shown.shape)), shown.ravel(), strict=True))
+        now = generator.choice(true.ravel(), size=shown.shape)
+        for place, row, column in _places(position[frame], shown.shape):
+            now[row, column] = before.get(place, now[row, column])
+        shown = now
+        frames.append(shown)
+    return np.stack(frames)
+
+
 def chance(true: np.ndarray) -> float:
     """Share of right tiles when kinds are drawn at their true frequency: the sum of squared frequencies."""
     _, counts = np.unique(true, return_counts=True)
