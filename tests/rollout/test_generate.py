@@ -14,7 +14,8 @@ CONFIG = SessionConfig(2, 4, POLICIES["window"])
 
 def continued(actions: np.ndarray, chunk: int = 1, rows: slice = slice(None), **more: object) -> np.ndarray:
     """Continuations of the fake start clips."""
-    frames, context, known = (tensor[rows].numpy() for tensor in vars(tiny_starts(count=3)).values())
+    starts = tiny_starts(count=3)
+    frames, context, known = (tensor[rows].numpy() for tensor in (starts.frames, starts.actions, starts.known))
     checkpoint = tiny_checkpoint("matching", chunk)
     return generate(checkpoint, CONFIG, frames=frames, context_actions=context, known=known, actions=actions[rows], **more)
 

@@ -208,7 +208,8 @@ def test_future_noise_changes_nothing_before_it(policy):
 def test_rows_have_their_own_seeds_and_actions():
     checkpoint = tiny_checkpoint()
     both, alone = Session(checkpoint, WINDOW, rows=2), Session(checkpoint, WINDOW)
-    frames, actions, known = (value[:1].numpy() for value in vars(checkpoint.starts).values())
+    starts = checkpoint.starts
+    frames, actions, known = (value[:1].numpy() for value in (starts.frames, starts.actions, starts.known))
     both.reset_from(frames.repeat(2, 0), actions.repeat(2, 0), known.repeat(2, 0), (7, 8))
     alone.reset_from(frames, actions, known, (8,))
     first, second = keys(5, 1), keys(5, 2)
