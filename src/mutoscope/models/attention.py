@@ -40,6 +40,7 @@ class WholeClip:
 
 
 Frames = tuple[Tensor, ...]
+FEW_KEYS = 1024
 
 
 @dataclass
@@ -124,8 +125,12 @@ def _attend_chunks(layout: ClipLayout, queries: Tensor, own: tuple[Tensor, Tenso
 
 
 def attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v. The library's kernel, but for bfloat16 on a CPU, where two matrix products train twice as fast."""
-    if queries.device.type == "cpu" and queries.dtype == torch.bfloat16 and queries.requires_grad:
+    """softmax(q k^T / sqrt(d)) v by the library's kernel, but in bfloat16 training on a CPU by two matrix products, which are faster there.
+
+    They keep all scores for the backward pass, hence for few keys only.
+    """
+    few = queries.device.type == "cpu" and queries.dtype == torch.bfloat16 and keys.shape[2] <= FEW_KEYS
+    if few and queries.requires_grad:
         scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
         return scores.softmax(-1, dtype=queries.dtype) @ values
     return scaled_dot_product_attention(queries, keys, values)
