@@ -11,7 +11,7 @@ from mutoscope.core.world import ActionSpec, WorldSpec
 from mutoscope.memory.policy import Full, PolicyConfig, SinkWindow, Window
 from mutoscope.models.checkpoint import FORMAT_VERSION, Checkpoint, CheckpointManifest, StageName, Starts, freeze, placeless
 from mutoscope.models.codec import ConvCodec, ConvCodecConfig
-from mutoscope.models.conditions import Conditions
+from mutoscope.models.conditions import Conditions, action_conditions
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
 
 ACTIONS = ActionSpec("multi_binary", ("forward", "turn_left", "turn_right"))
@@ -31,7 +31,7 @@ def scatter_parameters(module: nn.Module, seed: int) -> None:
 
 def tiny_config(**changes: object) -> TransformerConfig:
     """Two layers of two heads over a 3 x 5 grid of single-cell patches."""
-    sizes: dict = dict(latent=ODD, dim=24, ffn_dim=32, num_heads=2, num_layers=2, freq_dim=16, action_dim=ACTIONS.dim)
+    sizes: dict = dict(latent=ODD, dim=24, ffn_dim=32, num_heads=2, num_layers=2, freq_dim=16, action_dim=ACTIONS.dim, travel=True)
     return TransformerConfig(**{**sizes, **changes})
 
 
@@ -53,7 +53,7 @@ def tiny_conditions(frames: int, batch: int = 2, seed: int = 0) -> Conditions:
     actions = normal((batch, frames, 1, ACTIONS.dim), stream(seed, "fake actions"), torch.float64)
     known = torch.ones(batch, frames, dtype=torch.bool)
     known[:, 0] = False
-    return Conditions(actions, known, actions.new_zeros(batch, 0, 0))
+    return action_conditions(actions, known)
 
 
 def tiny_manifest(stage: StageName = "matching", chunk_frames: int = 1, **changes: object) -> CheckpointManifest:

@@ -10,7 +10,7 @@ from fakes import tiny_conditions, tiny_latents, tiny_model
 from mutoscope.core.streams import stream
 from mutoscope.memory.policy import Policy
 from mutoscope.memory.store import MemoryStore
-from mutoscope.models.conditions import Conditions
+from mutoscope.models.conditions import Conditions, action_conditions
 from mutoscope.models.transformer import VideoTransformer
 from mutoscope.noise.schedule import per_chunk
 from mutoscope.rollout.executor import Executor, Pass, drive
@@ -69,7 +69,8 @@ def swap(clip: Clip, other: Clip, clean: slice, noisy: slice) -> Clip:
         result[:, frames] = foreign[:, frames]
         return result
 
-    conditions = replace(clip.conditions, actions=mixed(clip.conditions.actions, other.conditions.actions, noisy))
+    actions = mixed(clip.conditions.actions, other.conditions.actions, noisy)
+    conditions = action_conditions(actions, clip.conditions.known)
     return Clip(
         mixed(clip.clean, other.clean, clean), mixed(clip.noisy, other.noisy, noisy), mixed(clip.sigma, other.sigma, noisy), conditions
     )

@@ -5,7 +5,7 @@ import torch
 
 from fakes import tiny_conditions
 from mutoscope.core.errors import ConfigError
-from mutoscope.models.conditions import clip_conditions
+from mutoscope.models.conditions import action_conditions, clip_conditions
 
 
 def test_frames_keep_their_place():
@@ -16,10 +16,39 @@ def test_frames_keep_their_place():
 
 def test_nulls_forget_what_is_known_and_nothing_else():
     conditions = tiny_conditions(4)
-    assert not conditions.without_actions().known.any()
-    dropped = conditions.drop_actions(torch.tensor([True, False]))
+    assert not conditions.without_actions((1, 3)).known.any()
+    dropped = conditions.drop_actions(torch.tensor([True, False]), (1, 3))
     assert torch.equal(dropped.known[0], conditions.known[0]) and not dropped.known[1].any()
     assert torch.equal(dropped.actions, conditions.actions)
+
+
+def test_travel_is_the_sum_of_the_known_actions_before():
+    actions = torch.tensor([[9.0, 1.0, 2.0, 4.0]]).view(1, 2, 2, 1)
+    known = torch.tensor([[True, True, True]])
+    conditions = action_conditions(torch.tensor([5.0, 1.0, 2.0]).view(1, 3, 1, 1), known)
+    assert conditions.travel.dtype == torch.float64
+    assert conditions.travel.flatten().tolist() == [0, 5, 6] and conditions.travelled().flatten().tolist() == [5, 6, 8]
+    strided = action_conditions(actions, torch.tensor([[False, True]]), torch.tensor([[3.0]]))
+    assert strided.travel.flatten().tolist() == [3, 3] and strided.travelled().flatten().tolist() == [3, 9]
+
+
+def test_who_knows_no_actions_stands_where_its_chunk_began():
+    conditions = tiny_conditions(6)
+    null = conditions.without_actions((1, 3, 2))
+    assert torch.equal(null.travelled(), conditions.travel[:, [0, 1, 1, 1, 4, 4]])
+    dropped = conditions.drop_actions(torch.tensor([True, False]), (1, 3, 2))
+    assert torch.equal(dropped.travelled()[0], conditions.travelled()[0])
+    assert torch.equal(dropped.travelled()[1], null.travelled()[1])
+
+
+def test_chunks_that_do_not_make_up_the_frames_are_refused():
+    with pytest.raises(ConfigError, match="do not make up 4 frames"):
+        tiny_conditions(4).without_actions((1, 2))
+
+
+def test_travel_to_another_type_stays_exact():
+    far = action_conditions(torch.ones(1, 1, 1, 1), torch.ones(1, 1, dtype=torch.bool), torch.tensor([[1e9]], dtype=torch.float64))
+    assert far.to("cpu", torch.bfloat16).travelled().item() == 1e9 + 1
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])

@@ -10,7 +10,7 @@ from fakes import scatter_parameters, tiny_conditions, tiny_config, tiny_latents
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.shapes import LatentShape
 from mutoscope.core.streams import normal, stream
-from mutoscope.models.conditions import Conditions
+from mutoscope.models.conditions import action_conditions
 from mutoscope.models.denoise import bidirectional
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
 
@@ -93,7 +93,7 @@ def relative_difference(config: TransformerConfig, sigma_of_ours: float) -> floa
     scatter_parameters(model, 0)
     latents = normal((2, 3, config.latent.channels, config.latent.height, config.latent.width), stream(0, "latents"))
     text = normal((2, 5, config.text_dim), stream(0, "text"))
-    conditions = Conditions(torch.zeros(2, 3, 1, 0), torch.zeros(2, 3, dtype=torch.bool), text)
+    conditions = dataclasses.replace(action_conditions(torch.zeros(2, 3, 1, 0), torch.zeros(2, 3, dtype=torch.bool)), text=text)
     with torch.no_grad():
         ours = bidirectional(model, latents, torch.full((2, 3), sigma_of_ours), conditions)
         theirs = foreign(model, "cpu")(latents.transpose(1, 2), torch.full((2,), 700.0), text).sample.transpose(1, 2)
@@ -122,8 +122,8 @@ def test_unknown_actions_are_one_null():
     first, second = tiny_conditions(3, seed=1), tiny_conditions(3, seed=2)
     with torch.no_grad():
         known = [bidirectional(model, latents, sigma, conditions) for conditions in (first, second)]
-        null = [bidirectional(model, latents, sigma, conditions.without_actions()) for conditions in (first, second)]
-        kept = bidirectional(model, latents, sigma, first.drop_actions(torch.tensor([True, False])))
+        null = [bidirectional(model, latents, sigma, conditions.without_actions((3,))) for conditions in (first, second)]
+        kept = bidirectional(model, latents, sigma, first.drop_actions(torch.tensor([True, False]), (3,)))
     assert not torch.allclose(*known) and torch.equal(*null)
     assert torch.allclose(kept[0], known[0][0], atol=1e-12) and torch.allclose(kept[1], null[0][1], atol=1e-12)
 

@@ -63,6 +63,7 @@ def record_recipe(data: DataConfig, folder: Path) -> tuple[Path, Path]:
                 width=data.width,
                 frame_skip=data.frame_skip,
                 seed=seed,
+                policy=data.policy,
             ),
         )
     return train, held_out

@@ -9,6 +9,7 @@ from mutoscope.core.world import ActionSpec, WorldSpec
 from mutoscope.models.checkpoint import FORMAT_VERSION, Checkpoint, CheckpointManifest, Starts, freeze, placeless
 from mutoscope.models.codec import ConvCodec, ConvCodecConfig
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
+from mutoscope.train.build import transformer_config
 from mutoscope.train.config import CodecStage, RunConfig
 
 CONTEXT_FRAMES = 4
@@ -19,8 +20,7 @@ def untrained_checkpoint(run: RunConfig, device: str) -> Checkpoint:
     codec_stage = next(stage for stage in run.stages if isinstance(stage, CodecStage))
     codec = ConvCodec(ConvCodecConfig(run.data.height, run.data.width, codec_stage.latent_channels, codec_stage.widths, codec_stage.blocks))
     actions = ActionSpec("multi_binary", ("forward", "backward", "turn_left", "turn_right"))
-    sizes = {"dim": run.model.dim, "ffn_dim": run.model.ffn_dim, "num_heads": run.model.num_heads, "num_layers": run.model.num_layers}
-    config = TransformerConfig(codec.latent, **sizes, patch=run.model.patch, freq_dim=run.model.freq_dim, action_dim=actions.dim)
+    config = transformer_config(run.model, codec, actions.dim)
     model = VideoTransformer(config).initialise(stream(run.seed, "model weights"))
     codec.initialise(stream(run.seed, "codec weights"))
     world = WorldSpec(run.data.world, run.data.height, run.data.width, 17.5, actions)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +13,7 @@ WEIGHTS = {"forward": 0.6, "backward": 0.12, "left": 0.15, "right": 0.15, "turn_
 OPPOSITES = (("forward", "backward"), ("left", "right"), ("turn_left", "turn_right"), ("up", "down"))
 HOLD_FRAMES = {"forward": 14.0, "turn_left": 7.0, "left": 7.0}
 SHORT_HOLD_FRAMES = 6.0
+BRIEF_PACE = 3.0
 STUCK_FRAMES, ESCAPE_FRAMES = 2, (6, 18)
 
 
@@ -39,10 +41,10 @@ class HoldButtons:
     there are keys for it, one turns for some ten frames; without such keys all axes are drawn anew.
     """
 
-    def __init__(self, spec: ActionSpec, generator: np.random.Generator) -> None:
+    def __init__(self, spec: ActionSpec, generator: np.random.Generator, pace: float) -> None:
         self._dim, self._generator, self._idle = spec.dim, generator, 0
         groups = _groups(spec.names)
-        self._axes = [_axis(spec, names) for names in groups]
+        self._axes = [_axis(spec, names, pace) for names in groups]
         self._turn = next((axis for axis, names in zip(self._axes, groups, strict=True) if "turn_left" in names), None)
 
     def act(self, stuck: bool) -> np.ndarray:
@@ -73,46 +75,46 @@ class HoldButtons:
 
 
 class HoldChoice:
-    """For discrete actions: one choice at a time, held for a geometric time with a mean of six frames."""
+    """For discrete actions: one choice at a time, held for a geometric time with a mean of six frames at pace 1."""
 
-    def __init__(self, spec: ActionSpec, generator: np.random.Generator) -> None:
+    def __init__(self, spec: ActionSpec, generator: np.random.Generator, pace: float) -> None:
         weights = np.array([WEIGHTS.get(name, 0.25) for name in spec.names])
         self._dim, self._generator, self._chances = spec.dim, generator, weights / weights.sum()
-        self._current, self._left = 0, 0
+        self._current, self._left, self._hold_frames = 0, 0, max(1.0, SHORT_HOLD_FRAMES / pace)
 
     def act(self, stuck: bool) -> np.ndarray:
         """The next action, one-hot float32 `[dim]`."""
         if self._left == 0:
             self._current = int(self._generator.choice(self._dim, p=self._chances))
-            self._left = int(self._generator.geometric(1.0 / SHORT_HOLD_FRAMES))
+            self._left = int(self._generator.geometric(1.0 / self._hold_frames))
         self._left -= 1
         return np.eye(self._dim, dtype=np.float32)[self._current]
 
 
 class HoldValues:
-    """For box actions: uniform values in [-1, 1] per axis, held for a geometric time with a mean of six frames."""
+    """For box actions: uniform values in [-1, 1] per axis, held for a geometric time with a mean of six frames at pace 1."""
 
-    def __init__(self, spec: ActionSpec, generator: np.random.Generator) -> None:
-        self._generator, self._left = generator, 0
+    def __init__(self, spec: ActionSpec, generator: np.random.Generator, pace: float) -> None:
+        self._generator, self._left, self._hold_frames = generator, 0, max(1.0, SHORT_HOLD_FRAMES / pace)
         self._current = np.zeros(spec.dim, np.float32)
 
     def act(self, stuck: bool) -> np.ndarray:
         """The next action, float32 `[dim]` in [-1, 1]."""
         if self._left == 0:
             self._current = self._generator.uniform(-1, 1, len(self._current)).astype(np.float32)
-            self._left = int(self._generator.geometric(1.0 / SHORT_HOLD_FRAMES))
+            self._left = int(self._generator.geometric(1.0 / self._hold_frames))
         self._left -= 1
         return self._current
 
 
-def hold_random(spec: ActionSpec, generator: np.random.Generator) -> ActionPolicy:
-    """Hold a random action for a random time."""
-    kinds: dict[str, Callable[[ActionSpec, np.random.Generator], ActionPolicy]] = {
+def hold_random(spec: ActionSpec, generator: np.random.Generator, pace: float = 1.0) -> ActionPolicy:
+    """Hold a random action for a random time; at pace 3 for a third of it on average, so that one often comes back to what one saw."""
+    kinds: dict[str, Callable[[ActionSpec, np.random.Generator, float], ActionPolicy]] = {
         "multi_binary": HoldButtons,
         "discrete": HoldChoice,
         "box": HoldValues,
     }
-    return kinds[spec.kind](spec, generator)
+    return kinds[spec.kind](spec, generator, pace)
 
 
 class EveryFrame:
@@ -126,7 +128,11 @@ class EveryFrame:
         return hold_random(self._spec, self._generator).act(False)
 
 
-POLICIES: dict[str, Callable[[ActionSpec, np.random.Generator], ActionPolicy]] = {"hold-random": hold_random, "random-walk": EveryFrame}
+POLICIES: dict[str, Callable[[ActionSpec, np.random.Generator], ActionPolicy]] = {
+    "hold-random": hold_random,
+    "hold-briefly": partial(hold_random, pace=BRIEF_PACE),
+    "random-walk": EveryFrame,
+}
 
 
 def _groups(names: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -135,7 +141,8 @@ def _groups(names: tuple[str, ...]) -> list[tuple[str, ...]]:
     return [*pairs, *((name,) for name in names if name not in paired)]
 
 
-def _axis(spec: ActionSpec, names: tuple[str, ...]) -> Axis:
+def _axis(spec: ActionSpec, names: tuple[str, ...], pace: float) -> Axis:
     chances = [WEIGHTS.get(name, 0.3) for name in names]
     choices = (*(spec.names.index(name) for name in names), None)
-    return Axis(choices, np.array([*chances, 1.0 - sum(chances)]), HOLD_FRAMES.get(names[0], SHORT_HOLD_FRAMES))
+    hold_frames = max(1.0, HOLD_FRAMES.get(names[0], SHORT_HOLD_FRAMES) / pace)
+    return Axis(choices, np.array([*chances, 1.0 - sum(chances)]), hold_frames)

@@ -54,8 +54,13 @@ class ClipLayout:
     rotation: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        frames = sum(chunk.chunk.length for chunk in self.chunks)
+        frames = sum(self.lengths)
         self.rotation = rotations(torch.arange(frames, device=self.device), self.grid, self.head_dim)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Frames of each chunk."""
+        return tuple(chunk.chunk.length for chunk in self.chunks)
 
     def frames(self, x: Tensor) -> tuple[Tensor, ...]:
         """`[batch, head, token, head_dim]` as one piece per frame, cut once: a slice per use costs a zeroed whole in backward."""

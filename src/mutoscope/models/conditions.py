@@ -1,5 +1,6 @@
 """What a frame is told: one typed value for all conditions, with their nulls."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,33 +15,55 @@ class Conditions:
 
     actions  `[batch, frame, temporal_stride, action]` float: the actions that led to each pixel frame of a frame
     known    `[batch, frame]` bool: False puts the learned null in place of the frame's actions
+    travel   `[batch, frame, action]` float64: the sum of all known actions before each frame, its own left out
     text     `[batch, token, text_dim]` float: prompt embedding; a model without text takes a width of 0
     """
 
     actions: Tensor
     known: Tensor
+    travel: Tensor
     text: Tensor
 
     def frames(self, start: int, stop: int) -> "Conditions":
         """Those of frames start .. stop - 1."""
-        return replace(self, actions=self.actions[:, start:stop], known=self.known[:, start:stop])
+        return replace(self, actions=self.actions[:, start:stop], known=self.known[:, start:stop], travel=self.travel[:, start:stop])
 
-    def without_actions(self) -> "Conditions":
-        """The null condition of guidance: no action is known."""
-        return replace(self, known=torch.zeros_like(self.known))
+    def without_actions(self, chunks: Sequence[int]) -> "Conditions":
+        """The null condition of guidance: of chunks of these lengths no action is known, only where each of them began."""
+        return replace(self, known=torch.zeros_like(self.known), travel=self._held(chunks))
 
-    def drop_actions(self, keep: Tensor) -> "Conditions":
-        """Null the actions of the batch rows where `keep` `[batch]` is False (guidance dropout)."""
-        return replace(self, known=self.known & keep[:, None])
+    def drop_actions(self, keep: Tensor, chunks: Sequence[int]) -> "Conditions":
+        """`without_actions` in the batch rows where `keep` `[batch]` is False (guidance dropout)."""
+        travel = torch.where(keep[:, None, None], self.travel, self._held(chunks))
+        return replace(self, known=self.known & keep[:, None], travel=travel)
+
+    def travelled(self) -> Tensor:
+        """`travel` with each frame's own actions: `[batch, frame, action]` float64."""
+        return self.travel + own_travel(self.actions, self.known)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "Conditions":
-        """On a device, floats in a type."""
-        return Conditions(self.actions.to(device, dtype), self.known.to(device), self.text.to(device, dtype))
+        """On a device, floats in a type; travel stays in float64."""
+        return Conditions(self.actions.to(device, dtype), self.known.to(device), self.travel.to(device), self.text.to(device, dtype))
+
+    def _held(self, chunks: Sequence[int]) -> Tensor:
+        if sum(chunks) != self.known.shape[1]:
+            raise ConfigError(f"chunks of {tuple(chunks)} frames do not make up {self.known.shape[1]} frames")
+        parts = self.travel.split(list(chunks), dim=1)
+        return torch.cat([part[:, :1].expand_as(part) for part in parts], dim=1)
 
 
-def action_conditions(actions: Tensor, known: Tensor) -> Conditions:
-    """Conditions of a world without text."""
-    return Conditions(actions, known, actions.new_zeros(actions.shape[0], 0, 0))
+def own_travel(actions: Tensor, known: Tensor) -> Tensor:
+    """The sum of each frame's known actions, `[batch, frame, action]` float64."""
+    return (actions.double() * known[..., None, None]).sum(dim=2)
+
+
+def action_conditions(actions: Tensor, known: Tensor, start: Tensor | None = None) -> Conditions:
+    """Conditions of a world without text; `start` `[batch, action]` is the travel before the first frame, none by default."""
+    own = own_travel(actions, known)
+    travel = own.cumsum(dim=1) - own
+    if start is not None:
+        travel = travel + start[:, None]
+    return Conditions(actions, known, travel, actions.new_zeros(actions.shape[0], 0, 0))
 
 
 def clip_conditions(actions: Tensor, known: Tensor, temporal_stride: int) -> Conditions:

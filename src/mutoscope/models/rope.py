@@ -35,6 +35,19 @@ def rotations(positions: Tensor, grid: TokenGrid, head_dim: int) -> Tensor:
     return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
 
 
+def travel_rotations(places: Tensor, grid: TokenGrid, head_dim: int) -> Tensor:
+    """Unit complex numbers `[B, 1, frames * tokens, head_dim / 2]` (complex64) that move frames' tokens by `places` `[B, F, 2]`.
+
+    Places are in picture heights and widths. Rotations compose: turning by these and then by `rotations` adds the positions.
+    """
+    time, height, width = rope_split(head_dim)
+    down, right = places[..., 0] * grid.height, places[..., 1] * grid.width
+    still = places.new_zeros(*places.shape[:2], time // 2)
+    angles = torch.cat([still, axis_angles(down, height), axis_angles(right, width)], dim=-1)
+    angles = angles[:, :, None].expand(-1, -1, grid.tokens, -1).flatten(1, 2)[:, None]
+    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
+
+
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     """Rotate neighbouring channel pairs of `[..., tokens, head_dim]` by `[..., tokens, head_dim / 2]`; float64 stays float64."""
     wide = x if x.dtype == torch.float64 else x.float()

@@ -18,11 +18,12 @@ from mutoscope.memory.policy import PolicyConfig
 from mutoscope.memory.store import CacheSpec
 from mutoscope.models.attention import Attend
 from mutoscope.models.conditions import Conditions
+from mutoscope.models.rope import rotate, travel_rotations
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Dimensions. `action_dim` and `text_dim` of 0 leave those inputs out; `temporal_stride` is the codec's."""
+    """Dimensions. `action_dim` and `text_dim` of 0 leave those inputs out; `temporal_stride` is the codec's; `travel`: see class Travel."""
 
     latent: LatentShape
     dim: int
@@ -34,6 +35,7 @@ class TransformerConfig:
     action_dim: int = 0
     temporal_stride: int = 1
     text_dim: int = 0
+    travel: bool = False
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
@@ -82,9 +84,11 @@ class Attention(nn.Module):
         """`[B, N, dim]` -> `[B, head, N, head_dim]`."""
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-    def self_attention(self, x: Tensor, layer: int, attend: Attend) -> Tensor:
-        """Queries, keys and values of x, attended as the mode says, projected out."""
+    def self_attention(self, x: Tensor, layer: int, place: Tensor | None, attend: Attend) -> Tensor:
+        """Queries, keys and values of x, turned to their `place` in the world, attended as the mode says, projected out."""
         queries, keys = self.heads(self.norm_q(self.q(x))), self.heads(self.norm_k(self.k(x)))
+        if place is not None:
+            queries, keys = rotate(queries, place), rotate(keys, place)
         return self.o(attend(layer, queries, keys, self.heads(self.v(x))).transpose(1, 2).flatten(2))
 
     def cross_attention(self, x: Tensor, text: Tensor) -> Tensor:
@@ -106,12 +110,12 @@ class Block(nn.Module):
         self.ffn = nn.Sequential(nn.Linear(config.dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, config.dim))
         self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
 
-    def forward(self, x: Tensor, modulation: Tensor, text: Tensor, attend: Attend) -> Tensor:
+    def forward(self, x: Tensor, modulation: Tensor, text: Tensor, place: Tensor | None, attend: Attend) -> Tensor:
         """x `[B, F, T, dim]`, modulation `[B, F, 6, dim]`, text `[B, L, dim]` (L = 0: no text)."""
         batch, frames, tokens, dim = x.shape
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.modulation)[:, :, :, None].unbind(2)
         normed = torch.addcmul(shift1, layer_norm(x, (dim,), eps=self.eps), 1 + scale1)
-        attended = self.self_attn.self_attention(normed.flatten(1, 2), self.layer, attend)
+        attended = self.self_attn.self_attention(normed.flatten(1, 2), self.layer, place, attend)
         x = torch.addcmul(x, attended.view(batch, frames, tokens, dim), gate1)
         if text.shape[1]:
             flat = x.flatten(1, 2)
@@ -150,6 +154,24 @@ class ActionEmbedding(nn.Module):
         return torch.where(conditions.known[..., None], self.net(conditions.actions.flatten(2)), self.null)
 
 
+class Travel(nn.Module):
+    """Where a frame's camera stands, reckoned from the actions: their sum times a learned step, in picture heights and widths.
+
+    Queries and keys are turned by it along the height and width axes before any memory sees them, so that a token's rotary
+    position is its place in the world, not on the screen: what left the view and returns has its old place again.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.grid, self.head_dim = config.grid, config.head_dim
+        self.step = nn.Parameter(torch.zeros(2, config.action_dim))
+
+    def forward(self, conditions: Conditions) -> Tensor:
+        """Rotations `[B, 1, F * tokens, head_dim / 2]`, complex64."""
+        places = (conditions.travelled()[..., None, :] * self.step.double()).sum(-1)
+        return travel_rotations(places, self.grid, self.head_dim)
+
+
 class VideoTransformer(nn.Module):
     """Predicts velocity for noisy latents; whole-clip, teacher-forced and streaming use differ only in `attend`."""
 
@@ -164,13 +186,17 @@ class VideoTransformer(nn.Module):
             self.text_embedding = nn.Sequential(nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
         if config.action_dim:
             self.action_embedding = ActionEmbedding(config)
+        if config.travel:
+            self.travel = Travel(config)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.head = Head(config)
 
     def initialise(self, generator: torch.Generator) -> "VideoTransformer":
         """Fresh weights from a named generator: Xavier for matrices, zero biases, a zero output head (so velocity starts at 0)."""
         for name, parameter in self.named_parameters():
-            if name.endswith("modulation"):
+            if name == "travel.step":
+                nn.init.zeros_(parameter)
+            elif name.endswith("modulation"):
                 nn.init.normal_(parameter, std=self.config.dim**-0.5, generator=generator)
             elif parameter.ndim >= 2:
                 flat = parameter.data.flatten(1)
@@ -193,9 +219,10 @@ class VideoTransformer(nn.Module):
             embedding = embedding + self.action_embedding(conditions)
         modulation = self.time_projection(embedding).unflatten(-1, (6, -1))
         text = self.text_embedding(conditions.text) if self.config.text_dim else latents.new_zeros(latents.shape[0], 0, 0)
+        place = self.travel(conditions) if self.config.travel else None
         x = self.embed_patches(latents)
         for block in self.blocks:
-            x = block(x, modulation, text, attend)
+            x = block(x, modulation, text, place, attend)
         return self.join_patches(self.head(x, embedding))
 
     def embed_patches(self, latents: Tensor) -> Tensor:

@@ -49,6 +49,7 @@ def doom_cover() -> RunConfig:
         base,
         name="doom-cover",
         data=replace(base.data, world="doom-cover", episodes=300),
+        model=replace(base.model, travel=True),
         stages=(
             CodecStage(
                 "codec",
@@ -64,12 +65,12 @@ def doom_cover() -> RunConfig:
                     f"matching-{steps}",
                     "consistency",
                     "bidirectional",
-                    UpdateConfig(updates, 8, 5e-5, average=0.95, save_every=100),
+                    UpdateConfig(updates, 8, 2e-5, average=0.98, save_every=100),
                     student_steps=steps,
                     critic_learning_rate=2e-4,
                     average_from=10,
                 )
-                for steps, updates in ((2, 500), (1, 100), (4, 100))
+                for steps, updates in ((2, 1000), (1, 400), (4, 400))
             ),
         ),
     )
@@ -77,12 +78,12 @@ def doom_cover() -> RunConfig:
 
 def doom_wing() -> RunConfig:
     """Rung (b): one wing of `my_way_home`, 64x48; one GPU, or days on a CPU."""
-    return _maze("doom-wing", "doom-wing", 48, 64, ModelConfig(dim=256, ffn_dim=1024, num_heads=4, num_layers=8))
+    return _maze("doom-wing", "doom-wing", 48, 64, ModelConfig(dim=256, ffn_dim=1024, num_heads=4, num_layers=8, travel=True))
 
 
 def doom() -> RunConfig:
     """Rung (c): all nine rooms of `my_way_home` at 128x96; one GPU."""
-    return _maze("doom", "doom", 96, 128, ModelConfig(dim=384, ffn_dim=1536, num_heads=6, num_layers=10, patch=2))
+    return _maze("doom", "doom", 96, 128, ModelConfig(dim=384, ffn_dim=1536, num_heads=6, num_layers=10, patch=2, travel=True))
 
 
 def _maze(name: str, world: str, height: int, width: int, model: ModelConfig) -> RunConfig:

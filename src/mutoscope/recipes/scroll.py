@@ -22,8 +22,8 @@ def scroll() -> RunConfig:
     """Frame-wise: window of 20 frames, so that 16 moves stay within memory."""
     return RunConfig(
         name="scroll",
-        data=DataConfig("scroll", 32, 32, frame_skip=1, episodes=400, frames_per_episode=128, held_out_episodes=40),
-        model=ModelConfig(dim=96, ffn_dim=384, num_heads=3, num_layers=4),
+        data=DataConfig("scroll", 32, 32, frame_skip=1, episodes=400, frames_per_episode=128, held_out_episodes=40, policy="hold-briefly"),
+        model=ModelConfig(dim=96, ffn_dim=384, num_heads=3, num_layers=4, travel=True),
         memory=Window(20),
         chunk_frames=1,
         clip_frames=22,
@@ -60,7 +60,7 @@ def _stages(scale: int) -> tuple[StageConfig, ...]:
         ),
         BidirectionalStage("bidirectional", UpdateConfig(800 * scale, 8, 1e-3, average=0.99)),
         AutoregressiveStage(
-            "autoregressive", "bidirectional", UpdateConfig(3200 * scale, 8, 1e-3, average=0.995, save_every=400), weight="none"
+            "autoregressive", "bidirectional", UpdateConfig(1600 * scale, 8, 1e-3, average=0.995, save_every=400), weight="none"
         ),
         ConsistencyStage("consistency", "autoregressive", UpdateConfig(700 * scale, 8, 2e-4, average=0.99), guidance=1.0),
         *(

@@ -151,6 +151,6 @@ def _check_apart(passes: Sequence[Pass]) -> None:
 def _stack(conditions: list[Conditions]) -> Conditions:
     if len(conditions) == 1:
         return conditions[0]
-    parts = [(item.actions, item.known, item.text) for item in conditions]
-    actions, known, text = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    return Conditions(actions, known, text)
+    parts = [(item.actions, item.known, item.travel, item.text) for item in conditions]
+    actions, known, travel, text = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    return Conditions(actions, known, travel, text)

@@ -65,7 +65,7 @@ def euler_chunk(job: ChunkJob, grid: tuple[float, ...], guidance: float) -> Plan
     """
     plan = job.store.open_chunk(job.rows, job.length)
     x = job.noise(plan.chunk.start, 0)
-    null = job.conditions.without_actions()
+    null = job.conditions.without_actions((job.length,))
     for sigma, after in zip(grid[:-1], grid[1:], strict=True):
         velocity = yield Pass(job.store, job.rows, plan, x, sigma, job.conditions)
         if guidance != 1.0:

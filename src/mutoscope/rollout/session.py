@@ -61,6 +61,7 @@ class SessionState:
     num_frames: int
     generated_chunks: int
     seeds: tuple[int, ...]
+    travel: Tensor
 
 
 class Session:
@@ -84,6 +85,7 @@ class Session:
         self.pending: Tensor | None = None
         self.pending_conditions: Conditions | None = None
         self.codec_state: Any = self.codec.start_decoding(rows)
+        self.travel = torch.zeros(rows, self.world.actions.dim, dtype=torch.float64, device=self.device)
 
     @property
     def world(self) -> WorldSpec:
@@ -119,6 +121,7 @@ class Session:
         conditions = clip_conditions(vectors, torch.from_numpy(np.array(known, dtype=bool)).to(self.device), self.codec.temporal_stride)
         for frame in range(latents.shape[1]):
             self._commit(latents[:, frame : frame + 1], conditions.frames(frame, frame + 1))
+        self.travel = conditions.travelled()[:, -1]
         self.num_frames = latents.shape[1]
 
     def step(self, action: np.ndarray) -> np.ndarray:
@@ -154,6 +157,7 @@ class Session:
     def close_chunk(self, latents: Tensor) -> np.ndarray:
         """Take over a finished chunk: decode it and keep it open for its commit."""
         self.pending, self.pending_conditions = latents, self.chunk_conditions
+        self.travel = self.chunk_conditions.travelled()[:, -1]
         self.num_frames += self.chunk_frames
         self.generated_chunks += 1
         pixels, self.codec_state = self.codec.decode_next(latents, self.codec_state)
@@ -169,6 +173,7 @@ class Session:
             self.num_frames,
             self.generated_chunks,
             self.seeds,
+            self.travel,
         )
 
     def restore(self, state: SessionState) -> None:
@@ -177,6 +182,7 @@ class Session:
         self.pending = None if state.pending is None else state.pending.clone()
         self.pending_conditions, self.codec_state = state.pending_conditions, state.codec_state
         self.num_frames, self.generated_chunks, self.seeds = state.num_frames, state.generated_chunks, state.seeds
+        self.travel = state.travel
 
     def _begin(self, seeds: tuple[int, ...]) -> None:
         if len(seeds) != self.rows:
@@ -186,13 +192,14 @@ class Session:
         self.seeds, self.num_frames, self.generated_chunks = seeds, 0, 0
         self.pending = self.pending_conditions = None
         self.codec_state = self.codec.start_decoding(self.rows)
+        self.travel = torch.zeros_like(self.travel)
 
     def _commit(self, latents: Tensor, conditions: Conditions) -> None:
         drive(self.executor, [commit_chunk(self.store, slice(0, self.rows), latents, conditions)])
 
     def _conditions(self, actions: np.ndarray, known: np.ndarray) -> Conditions:
         tensor = torch.from_numpy(np.ascontiguousarray(actions, dtype=np.float32)).to(self.device)
-        return action_conditions(tensor, torch.from_numpy(np.array(known, dtype=bool)).to(self.device))
+        return action_conditions(tensor, torch.from_numpy(np.array(known, dtype=bool)).to(self.device), self.travel)
 
     def _noise(self, frame: int, draw: int) -> Tensor:
         latent = self.codec.latent

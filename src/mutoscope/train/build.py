@@ -7,13 +7,14 @@ from torch import nn
 from mutoscope.core.errors import ConfigError
 from mutoscope.models.checkpoint import Checkpoint, StageName
 from mutoscope.models.codec import ConvCodec
-from mutoscope.models.transformer import VideoTransformer
+from mutoscope.models.transformer import TransformerConfig, VideoTransformer
 from mutoscope.train.config import (
     AutoregressiveStage,
     BidirectionalStage,
     CodecStage,
     ConsistencyStage,
     MatchingStage,
+    ModelConfig,
     OdeStage,
     RunConfig,
     StageConfig,
@@ -61,6 +62,22 @@ def build_stage(run: RunConfig, stage: StageConfig, inputs: dict[str, Checkpoint
         case MatchingStage(), _:
             return MatchingRun.make(run, stage, models[stage.start], models[stage.score])
     raise ConfigError(f"stage '{stage.name}' of kind {type(stage).__name__} cannot be built around a {type(fresh).__name__}")
+
+
+def transformer_config(model: ModelConfig, codec: ConvCodec, action_dim: int) -> TransformerConfig:
+    """A recipe's transformer, sized for its codec and world."""
+    return TransformerConfig(
+        latent=codec.latent,
+        dim=model.dim,
+        ffn_dim=model.ffn_dim,
+        num_heads=model.num_heads,
+        num_layers=model.num_layers,
+        patch=model.patch,
+        freq_dim=model.freq_dim,
+        action_dim=action_dim,
+        temporal_stride=codec.temporal_stride,
+        travel=model.travel,
+    )
 
 
 def stage_figures(stage: StageConfig, inputs: dict[str, Checkpoint]) -> StageFigures:

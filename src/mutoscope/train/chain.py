@@ -33,8 +33,8 @@ from mutoscope.models.checkpoint import (
     save_checkpoint,
 )
 from mutoscope.models.codec import ConvCodec, ConvCodecConfig, to_model_pixels
-from mutoscope.models.transformer import TransformerConfig, VideoTransformer
-from mutoscope.train.build import build_stage, stage_figures
+from mutoscope.models.transformer import VideoTransformer
+from mutoscope.train.build import build_stage, stage_figures, transformer_config
 from mutoscope.train.config import CodecStage, RunConfig, StageConfig, parents
 from mutoscope.train.loop import LoopPlan, run_loop
 from mutoscope.train.parallel import Workers
@@ -62,10 +62,11 @@ class Chain:
 
     def stage_identity(self, stage: StageConfig) -> str:
         """Hash of all that this stage's result depends on: its own config, its data and its ancestors'."""
-        base = replace(self.run, stages=(), name=""), tuple(shard.sha256 for shard in self.train_data.manifest.shards)
-        ancestry = [self.stage_identity(self.run.stage(parent)) for parent in parents(stage)]
-        if not isinstance(stage, CodecStage):
-            ancestry.append(self.stage_identity(self.codec_stage))
+        shards = tuple(shard.sha256 for shard in self.train_data.manifest.shards)
+        if isinstance(stage, CodecStage):  # it sees single frames: neither transformer nor memory nor clip length matter to it
+            return config_hash((self.run.data, self.run.seed, self.run.precision, shards, stage))
+        base = replace(self.run, stages=(), name=""), shards
+        ancestry = [self.stage_identity(parent) for parent in (*map(self.run.stage, parents(stage)), self.codec_stage)]
         return config_hash((base, stage, tuple(ancestry)))
 
     @property
@@ -208,18 +209,7 @@ def load_parent(chain: Chain, name: str) -> Checkpoint:
 
 def fresh_model(chain: Chain, codec: ConvCodec) -> VideoTransformer:
     """The run's transformer with fresh weights, sized for its codec and world."""
-    model = chain.run.model
-    config = TransformerConfig(
-        latent=codec.latent,
-        dim=model.dim,
-        ffn_dim=model.ffn_dim,
-        num_heads=model.num_heads,
-        num_layers=model.num_layers,
-        patch=model.patch,
-        freq_dim=model.freq_dim,
-        action_dim=chain.train_data.world.actions.dim,
-        temporal_stride=codec.temporal_stride,
-    )
+    config = transformer_config(chain.run.model, codec, chain.train_data.world.actions.dim)
     return VideoTransformer(config).initialise(stream(chain.run.seed, "model weights")).to(chain.workers.device)
 
 

@@ -21,6 +21,7 @@ class DataConfig:
     frames_per_episode: int
     held_out_episodes: int
     seed: int = 0
+    policy: str = "hold-random"
 
     def __post_init__(self) -> None:
         _at_least(1, self, "height", "width", "frame_skip", "episodes", "frames_per_episode", "held_out_episodes")
@@ -167,7 +168,7 @@ PARENT_KINDS: dict[type, tuple[tuple[type, ...], ...]] = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Dimensions of the transformer; its inputs follow from the codec and the world."""
+    """Dimensions of the transformer; its inputs follow from the codec and the world. `travel`: rotary positions move with the actions."""
 
     dim: int
     ffn_dim: int
@@ -175,6 +176,7 @@ class ModelConfig:
     num_layers: int
     patch: int = 1
     freq_dim: int = 64
+    travel: bool = False
 
     def __post_init__(self) -> None:
         _at_least(1, self, "dim", "ffn_dim", "num_heads", "num_layers", "patch")

@@ -76,5 +76,5 @@ def guided_velocity(
 ) -> Tensor:
     """v_u + w (v_c - v_u) given one clean context."""
     conditional = denoise_given_context(teacher, x, sigma, conditions, clip, context)
-    unconditional = denoise_given_context(teacher, x, sigma, conditions.without_actions(), clip, context)
+    unconditional = denoise_given_context(teacher, x, sigma, conditions.without_actions(clip.lengths), clip, context)
     return guide(conditional, unconditional, weight)

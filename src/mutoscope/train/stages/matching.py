@@ -101,4 +101,5 @@ class MatchingRun:
 
     def _teacher_velocity(self, noisy: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
         conditional = bidirectional(self.teacher, noisy, sigma, conditions)
-        return guide(conditional, bidirectional(self.teacher, noisy, sigma, conditions.without_actions()), self.config.guidance)
+        null = conditions.without_actions((noisy.shape[1],))
+        return guide(conditional, bidirectional(self.teacher, noisy, sigma, null), self.config.guidance)

@@ -22,9 +22,9 @@ def draw_sigma(draws: Draws, count: int, sampler: str, k: float) -> Tensor:
     return shift(draws.normal("sigma", count).sigmoid(), k)
 
 
-def drop_actions(conditions: Conditions, draws: Draws, share: float) -> Conditions:
+def drop_actions(conditions: Conditions, draws: Draws, share: float, chunks: tuple[int, ...]) -> Conditions:
     """Null all actions of a random share of the samples, for guidance."""
-    return conditions.drop_actions(draws.uniform("action dropout") >= share)
+    return conditions.drop_actions(draws.uniform("action dropout") >= share, chunks)
 
 
 @dataclass
@@ -49,7 +49,7 @@ class BidirectionalRun:
         clean, draws = batch.clean, batch.draws
         noise = draws.normal("noise", *clean.shape[1:])
         sigma = draw_sigma(draws, 1, self.config.sampler, self.run.shift).expand(-1, clean.shape[1])
-        conditions = drop_actions(batch.conditions, draws, self.config.action_dropout)
+        conditions = drop_actions(batch.conditions, draws, self.config.action_dropout, (clean.shape[1],))
         velocity = bidirectional(self.learners["model"].module, add_noise(clean, noise, sigma), sigma, conditions)
         return flow_loss(velocity, velocity_target(clean, noise), no_weight(sigma)), {}
 
@@ -78,6 +78,6 @@ class AutoregressiveRun:
         noise = draws.normal("noise", *clean.shape[1:])
         sigma = per_chunk(draw_sigma(draws, len(lengths), self.config.sampler, self.run.shift), lengths)
         noisy = add_noise(clean, noise, sigma)
-        dropped = drop_actions(batch.conditions, draws, self.config.action_dropout)
+        dropped = drop_actions(batch.conditions, draws, self.config.action_dropout, lengths)
         velocity = teacher_forced(model, clean, noisy, sigma, batch.conditions, dropped, clip)
         return flow_loss(velocity, velocity_target(clean, noise), WEIGHTS[self.config.weight](sigma)), {}
