@@ -25,6 +25,12 @@ def test_actions_are_held(spec: ActionSpec) -> None:
     assert mean_hold(play("hold-random", spec)) > 2.5
 
 
+@pytest.mark.parametrize("spec", [WALK, MOVES, STEER])
+def test_brief_holds_last_a_third(spec: ActionSpec) -> None:
+    long, brief = mean_hold(play("hold-random", spec)), mean_hold(play("hold-briefly", spec))
+    assert 1.2 < brief < 0.6 * long
+
+
 def test_broken_twin_a_random_walk_holds_nothing() -> None:
     assert mean_hold(play("random-walk", STEER)) < 1.5
 

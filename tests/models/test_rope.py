@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mutoscope.core.shapes import TokenGrid, rope_split
 from mutoscope.core.streams import normal, stream
-from mutoscope.models.rope import THETA, axis_angles, rotate, rotations
+from mutoscope.models.rope import THETA, axis_angles, rotate, rotations, travel_rotations
 
 GRID, HEAD = TokenGrid(3, 5), 16
 
@@ -73,3 +73,28 @@ def test_channel_pairs_belong_to_time_height_and_width():
     changed = [(before != after).reshape(-1, HEAD // 2).any(dim=0).nonzero().flatten().tolist() for before, after in moves]
     time, height, _ = (channels // 2 for channels in rope_split(HEAD))
     assert changed == [[*range(time)], [*range(time, time + height)], [*range(time + height, HEAD // 2)]]
+
+
+def moved_by(down: float, right: float) -> Tensor:
+    """Rotations of one frame at time 3 whose tokens moved by that many tokens, `[row, column, pair]`."""
+    place = torch.tensor([[[down / GRID.height, right / GRID.width]]], dtype=torch.float64)
+    still = rotations(torch.tensor([3]), GRID, HEAD)
+    return (travel_rotations(place, GRID, HEAD)[0, 0] * still).view(GRID.height, GRID.width, HEAD // 2)
+
+
+def test_travel_puts_a_token_where_its_neighbour_stood():
+    still = moved_by(0, 0)
+    assert torch.allclose(moved_by(1, 0)[:-1], still[1:], atol=1e-6)
+    assert torch.allclose(moved_by(0, 2)[:, :-2], still[:, 2:], atol=1e-6)
+    assert torch.allclose(moved_by(-1, 1)[1:, :-1], still[:-1, 1:], atol=1e-6)
+
+
+def test_travel_broken_twin_down_is_not_right():
+    assert not torch.allclose(moved_by(0, 1)[:-1], moved_by(0, 0)[1:], atol=1e-6)
+
+
+def test_far_travel_is_exact():
+    far, step = torch.tensor([[[1e6, -1e6]]], dtype=torch.float64), torch.tensor([[[1e6 + 0.25, -1e6]]], dtype=torch.float64)
+    turned = travel_rotations(step, GRID, HEAD) * travel_rotations(far, GRID, HEAD).conj()
+    near = travel_rotations(torch.tensor([[[0.25, 0.0]]], dtype=torch.float64), GRID, HEAD)
+    assert torch.allclose(turned, near, atol=1e-6)

@@ -10,8 +10,9 @@ from fakes import scatter_parameters, tiny_conditions, tiny_config, tiny_latents
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.shapes import LatentShape
 from mutoscope.core.streams import normal, stream
-from mutoscope.models.conditions import action_conditions
-from mutoscope.models.denoise import bidirectional
+from mutoscope.memory.policy import Window
+from mutoscope.models.conditions import Conditions, action_conditions
+from mutoscope.models.denoise import bidirectional, clip_layout, teacher_forced
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
 
 WAN = TransformerConfig(LatentShape(16, 60, 104), dim=1536, ffn_dim=8960, num_heads=12, num_layers=30, patch=2, text_dim=4096)
@@ -107,6 +108,50 @@ def test_the_bidirectional_path_is_that_of_diffusers(config):
 
 def test_diffusers_broken_twin_at_another_sigma():
     assert relative_difference(SMALL[1], 0.69) > 1e-4
+
+
+def velocity_of(model: VideoTransformer, conditions: Conditions) -> torch.Tensor:
+    """Whole-clip velocity of three fixed frames."""
+    with torch.no_grad():
+        return bidirectional(model, tiny_latents(3), torch.full((2, 3), 0.5, dtype=torch.float64), conditions)
+
+
+def test_only_differences_of_places_matter():
+    model, conditions = tiny_model(), tiny_conditions(3)
+    start = torch.full((2, conditions.actions.shape[-1]), 7.25, dtype=torch.float64)
+    elsewhere = action_conditions(conditions.actions, conditions.known, start)
+    assert torch.allclose(velocity_of(model, conditions), velocity_of(model, elsewhere), atol=1e-5)
+
+
+def test_places_broken_twin_one_frame_elsewhere():
+    model, conditions = tiny_model(), tiny_conditions(3)
+    travel = conditions.travel.clone()
+    travel[:, 1] += 7.25
+    assert not torch.allclose(velocity_of(model, conditions), velocity_of(model, dataclasses.replace(conditions, travel=travel)), atol=1e-5)
+
+
+def test_a_model_whose_step_is_zero_is_one_without_travel():
+    travelling, plain = tiny_model(), tiny_model(tiny_config(travel=False))
+    plain.load_state_dict({name: value for name, value in travelling.state_dict().items() if name != "travel.step"})
+    conditions = tiny_conditions(3)
+    assert not torch.allclose(velocity_of(travelling, conditions), velocity_of(plain, conditions), atol=1e-6)
+    torch.nn.init.zeros_(travelling.travel.step)
+    assert torch.allclose(velocity_of(travelling, conditions), velocity_of(plain, conditions), atol=1e-6)
+
+
+def test_a_fresh_model_stands_still_and_learns_its_step():
+    fresh = VideoTransformer(tiny_config()).initialise(stream(0, "model")).double()
+    assert not fresh.travel.step.any()
+    model, clip = tiny_model(), clip_layout(tiny_model(), Window(4), (1, 1, 1), "cpu")
+    torch.nn.init.zeros_(model.travel.step)
+    sigma, conditions = torch.full((2, 3), 0.5, dtype=torch.float64), tiny_conditions(3)
+    teacher_forced(model, tiny_latents(3), tiny_latents(3, seed=1), sigma, conditions, conditions, clip).square().sum().backward()
+    assert model.travel.step.grad is not None and (model.travel.step.grad != 0).all()
+
+
+def test_travel_without_actions_is_refused():
+    with pytest.raises(ConfigError, match="travel needs actions"):
+        tiny_config(action_dim=0)
 
 
 def test_a_fresh_model_predicts_nothing_and_repeats():

@@ -106,19 +106,38 @@ def test_parking_and_resuming_is_bit_exact(policy, chunk, committed):
         assert np.array_equal(play(resumed, actions[5:]), expected) and torch.equal(latest(resumed), end)
 
 
-@pytest.mark.parametrize("forgotten", ["pending", "generated_chunks", "seeds", "memory"])
+@pytest.mark.parametrize("forgotten", ["pending", "generated_chunks", "seeds", "memory", "travel"])
 def test_parking_broken_twins_that_forget_something(forgotten):
     checkpoint, actions, other = tiny_checkpoint(), keys(8), started(tiny_checkpoint(), seed=6)
     session = started(checkpoint)
     play(session, actions[: 0 if forgotten == "generated_chunks" else 4])
     play(other, actions[2:6])
-    wrong = {"pending": None, "generated_chunks": 3, "seeds": (9,), "memory": other.snapshot().memory}[forgotten]
+    wrong = {
+        "pending": None,
+        "generated_chunks": 3,
+        "seeds": (9,),
+        "memory": other.snapshot().memory,
+        "travel": torch.zeros_like(session.travel),
+    }[forgotten]
     parked = session.snapshot()
     session.step(actions[4])
     expected = latest(session).clone()
     session.restore(replace(parked, **{forgotten: wrong}))
     session.step(actions[4])
     assert not torch.equal(latest(session), expected)
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_a_session_reckons_where_it_stands(chunk):
+    checkpoint, actions = tiny_checkpoint("matching", chunk), keys(6)
+    session = started(checkpoint)
+    assert checkpoint.starts is not None
+    before = (checkpoint.starts.actions[0] * checkpoint.starts.known[0][:, None]).sum(dim=0).numpy()
+    assert np.allclose(session.travel[0].numpy(), before)
+    play(session, actions)
+    assert np.allclose(session.travel[0].numpy(), before + chunk * actions.sum(axis=0))
+    session.reset(0, 5)
+    assert np.allclose(session.travel[0].numpy(), before)
 
 
 def test_sessions_do_not_disturb_each_other():

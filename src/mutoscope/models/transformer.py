@@ -41,6 +41,8 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         if self.dim % self.num_heads:
             raise ConfigError(f"dim {self.dim} does not divide into {self.num_heads} heads")
+        if self.travel and not self.action_dim:
+            raise ConfigError("travel needs actions to reckon from, and action_dim is 0")
 
     @property
     def head_dim(self) -> int:
