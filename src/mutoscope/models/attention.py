@@ -39,6 +39,17 @@ class WholeClip:
         return attention(rotate(queries, self.rotation), rotate(keys, self.rotation), values)
 
 
+@dataclass
+class Placed:
+    """Any mode, of tokens that were first turned to their places in the world (models.transformer.Travel)."""
+
+    mode: Attend
+    place: Tensor
+
+    def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        return self.mode(layer, rotate(queries, self.place), rotate(keys, self.place), values)
+
+
 Frames = tuple[Tensor, ...]
 FEW_KEYS = 1024
 

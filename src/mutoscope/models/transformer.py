@@ -16,9 +16,9 @@ from mutoscope.core.errors import ConfigError
 from mutoscope.core.shapes import LatentShape, TokenGrid, token_grid
 from mutoscope.memory.policy import PolicyConfig
 from mutoscope.memory.store import CacheSpec
-from mutoscope.models.attention import Attend
+from mutoscope.models.attention import Attend, Placed
 from mutoscope.models.conditions import Conditions
-from mutoscope.models.rope import rotate, travel_rotations
+from mutoscope.models.rope import travel_rotations
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,9 @@ class Attention(nn.Module):
         """`[B, N, dim]` -> `[B, head, N, head_dim]`."""
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-    def self_attention(self, x: Tensor, layer: int, place: Tensor | None, attend: Attend) -> Tensor:
-        """Queries, keys and values of x, turned to their `place` in the world, attended as the mode says, projected out."""
+    def self_attention(self, x: Tensor, layer: int, attend: Attend) -> Tensor:
+        """Queries, keys and values of x, attended as the mode says, projected out."""
         queries, keys = self.heads(self.norm_q(self.q(x))), self.heads(self.norm_k(self.k(x)))
-        if place is not None:
-            queries, keys = rotate(queries, place), rotate(keys, place)
         return self.o(attend(layer, queries, keys, self.heads(self.v(x))).transpose(1, 2).flatten(2))
 
     def cross_attention(self, x: Tensor, text: Tensor) -> Tensor:
@@ -112,12 +110,12 @@ class Block(nn.Module):
         self.ffn = nn.Sequential(nn.Linear(config.dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, config.dim))
         self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
 
-    def forward(self, x: Tensor, modulation: Tensor, text: Tensor, place: Tensor | None, attend: Attend) -> Tensor:
+    def forward(self, x: Tensor, modulation: Tensor, text: Tensor, attend: Attend) -> Tensor:
         """x `[B, F, T, dim]`, modulation `[B, F, 6, dim]`, text `[B, L, dim]` (L = 0: no text)."""
         batch, frames, tokens, dim = x.shape
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.modulation)[:, :, :, None].unbind(2)
         normed = torch.addcmul(shift1, layer_norm(x, (dim,), eps=self.eps), 1 + scale1)
-        attended = self.self_attn.self_attention(normed.flatten(1, 2), self.layer, place, attend)
+        attended = self.self_attn.self_attention(normed.flatten(1, 2), self.layer, attend)
         x = torch.addcmul(x, attended.view(batch, frames, tokens, dim), gate1)
         if text.shape[1]:
             flat = x.flatten(1, 2)
@@ -221,10 +219,11 @@ class VideoTransformer(nn.Module):
             embedding = embedding + self.action_embedding(conditions)
         modulation = self.time_projection(embedding).unflatten(-1, (6, -1))
         text = self.text_embedding(conditions.text) if self.config.text_dim else latents.new_zeros(latents.shape[0], 0, 0)
-        place = self.travel(conditions) if self.config.travel else None
+        if self.config.travel:
+            attend = Placed(attend, self.travel(conditions))
         x = self.embed_patches(latents)
         for block in self.blocks:
-            x = block(x, modulation, text, place, attend)
+            x = block(x, modulation, text, attend)
         return self.join_patches(self.head(x, embedding))
 
     def embed_patches(self, latents: Tensor) -> Tensor:
