@@ -8,7 +8,7 @@ import numpy as np
 from mutoscope.core.world import ActionSpec, WorldSpec
 from mutoscope.data.clips import ClipDataset, open_dataset
 from mutoscope.data.recorder import RecordOptions, record
-from mutoscope.data.worlds.scroll import ScrollWorld
+from mutoscope.data.worlds.tile_worlds import TileWorld
 from mutoscope.data.writer import DatasetWriter
 
 WORLD = WorldSpec("counting", 4, 6, 10.0, ActionSpec("multi_binary", ("left", "right")))
@@ -39,7 +39,7 @@ def scroll_options(**changes: int) -> RecordOptions:
 def scroll_dataset(path: Path, **changes: int) -> ClipDataset:
     """A recorded scroll data set."""
     options = scroll_options(**changes)
-    record(lambda: ScrollWorld(height=options.height, width=options.width), path, options)
+    record(lambda: TileWorld(height=options.height, width=options.width), path, options)
     return open_dataset(path)
 
 

@@ -9,7 +9,7 @@ from mutoscope.core.world import WorldSpec
 from mutoscope.data.check import CheckReport, check_dataset
 from mutoscope.data.recorder import RecordOptions, record_episode
 from mutoscope.data.worlds import make_world
-from mutoscope.data.worlds.scroll import ScrollWorld
+from mutoscope.data.worlds.tile_worlds import TileWorld
 from mutoscope.data.writer import DatasetWriter
 
 Arrays = dict[str, np.ndarray]
@@ -35,7 +35,7 @@ def checked(path: Path, episodes: list[Arrays], world: WorldSpec) -> CheckReport
 
 
 def scroll_episodes(count: int = 6) -> tuple[list[Arrays], WorldSpec]:
-    world = ScrollWorld(height=32, width=32)
+    world = TileWorld(height=32, width=32)
     options = scroll_options(frames_per_episode=60, height=32, width=32)
     return [record_episode(world, world.world, options, index)[0] for index in range(count)], world.world
 

@@ -18,4 +18,4 @@ def test_reading_writing_and_sampling_need_no_optional_package() -> None:
 
 
 def test_broken_twin_a_world_does_need_one() -> None:
-    assert not runs_without_optional_packages("import mutoscope.data.worlds.scroll")
+    assert not runs_without_optional_packages("import mutoscope.data.worlds.tile_worlds")

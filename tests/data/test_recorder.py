@@ -11,12 +11,12 @@ from mutoscope.data.clips import open_dataset
 from mutoscope.data.recorder import RecordOptions, record
 from mutoscope.data.worlds import make_world
 from mutoscope.data.worlds.gym import adapt, world_spec
-from mutoscope.data.worlds.scroll import ScrollWorld
+from mutoscope.data.worlds.tile_worlds import TileWorld
 from mutoscope.data.writer import DatasetWriter
 
 
-def scroll() -> ScrollWorld:
-    return ScrollWorld(height=16, width=16)
+def scroll() -> TileWorld:
+    return TileWorld(height=16, width=16)
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -31,7 +31,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Pa
     assert (tmp_path / "first" / shard).read_bytes() != (tmp_path / "other" / shard).read_bytes()
 
 
-class Interrupted(ScrollWorld):
+class Interrupted(TileWorld):
     """Stops like Ctrl-C after a number of resets."""
 
     resets = 0
@@ -73,8 +73,8 @@ def small_shards(*arguments: object, **options: object) -> DatasetWriter:
     return DatasetWriter(*arguments, **{**options, "shard_bytes": 1})  # type: ignore[arg-type]
 
 
-def counted(made: list[int]) -> ScrollWorld:
-    class Counted(ScrollWorld):
+def counted(made: list[int]) -> TileWorld:
+    class Counted(TileWorld):
         def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
             made.append(1)
             return super().reset(seed=seed, options=options)

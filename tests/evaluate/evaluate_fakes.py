@@ -6,7 +6,7 @@ import numpy as np
 
 from mutoscope.core.world import ActionSpec, WorldSpec
 from mutoscope.data.clips import ClipDataset, open_dataset
-from mutoscope.data.worlds.scroll import ScrollWorld
+from mutoscope.data.worlds.tile_worlds import TileWorld
 from mutoscope.data.writer import DatasetWriter
 from mutoscope.evaluate.candidates import Advance
 
@@ -66,7 +66,7 @@ def camera_dataset(path: Path, episodes: int = 6, num_frames: int = 48) -> ClipD
 
 def scroll_episode(seed: int, num_frames: int) -> dict[str, np.ndarray]:
     """Frames, actions, tiles and position of one episode of `scroll`."""
-    world, generator = ScrollWorld(height=32, width=32), np.random.default_rng(seed)
+    world, generator = TileWorld(height=32, width=32), np.random.default_rng(seed)
     frame, info = world.reset(seed=seed)
     rows = [(frame, np.zeros(5, np.float32), info)]
     for _ in range(num_frames - 1):
@@ -80,7 +80,7 @@ def scroll_episode(seed: int, num_frames: int) -> dict[str, np.ndarray]:
 
 def scroll_dataset(path: Path, episodes: int = 4, num_frames: int = 32) -> ClipDataset:
     """A data set with tiles and position."""
-    with DatasetWriter(path, ScrollWorld(height=32, width=32).world) as writer:
+    with DatasetWriter(path, TileWorld(height=32, width=32).world) as writer:
         for seed in range(episodes):
             writer.add(scroll_episode(seed, num_frames), seed=seed)
         writer.close()

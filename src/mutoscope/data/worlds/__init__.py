@@ -8,12 +8,13 @@ from mutoscope.core.errors import choose, optional_import
 if TYPE_CHECKING:
     import gymnasium
 
-DOOM, SCROLL, GYMNASIUM = (
+DOOM, SCROLL, RING, GYMNASIUM = (
     "mutoscope.data.worlds.doom:make_doom",
-    "mutoscope.data.worlds.scroll:make_scroll",
+    "mutoscope.data.worlds.tile_worlds:make_scroll",
+    "mutoscope.data.worlds.tile_worlds:make_ring",
     "mutoscope.data.worlds.gym:make_gym",
 )
-WORLDS = {"doom": DOOM, "doom-basic": DOOM, "doom-cover": DOOM, "doom-gathering": DOOM, "doom-wing": DOOM, "scroll": SCROLL}
+WORLDS = {"doom": DOOM, "doom-basic": DOOM, "doom-cover": DOOM, "doom-gathering": DOOM, "doom-wing": DOOM, "scroll": SCROLL, "ring": RING}
 ANY_GYMNASIUM = "gym:"
 
 

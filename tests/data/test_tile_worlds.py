@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 
 from mutoscope.core.errors import ConfigError, DataError
 from mutoscope.data.worlds import make_world
-from mutoscope.data.worlds.scroll import MAP_TILES, ScrollWorld, render_view, view_tiles
+from mutoscope.data.worlds.tile_worlds import MAP_TILES, RING_TILES, TileWorld, make_ring, render_view, view_tiles
 from mutoscope.data.worlds.tiles import NUM_KINDS, TEMPLATES, classify_tiles, render_tiles
 
 
 @given(st.lists(st.integers(0, 4), max_size=30), st.integers(0, 1000))
 def test_the_picture_is_always_the_true_view(moves: list[int], seed: int) -> None:
-    world = ScrollWorld(height=16, width=24)
+    world = TileWorld(height=16, width=24)
     picture, info = world.reset(seed=seed)
     for move in moves:
         picture, _, _, _, info = world.step(move)
@@ -22,7 +22,7 @@ def test_the_picture_is_always_the_true_view(moves: list[int], seed: int) -> Non
 
 @given(st.integers(1, 4))
 def test_a_move_shifts_the_view_by_one_tile(action: int) -> None:
-    world = ScrollWorld(height=32, width=32)
+    world = TileWorld(height=32, width=32)
     before, _ = world.reset(seed=5)
     after = world.step(action)[0]
     down, right = {1: (-8, 0), 2: (8, 0), 3: (0, -8), 4: (0, 8)}[action]
@@ -32,7 +32,7 @@ def test_a_move_shifts_the_view_by_one_tile(action: int) -> None:
 
 
 def test_standing_changes_nothing_and_there_and_back_is_the_same_place() -> None:
-    world = ScrollWorld(height=32, width=32)
+    world = TileWorld(height=32, width=32)
     start = world.reset(seed=1)[0]
     assert np.array_equal(world.step(0)[0], start)
     assert not np.array_equal(world.step(4)[0], start)
@@ -40,7 +40,7 @@ def test_standing_changes_nothing_and_there_and_back_is_the_same_place() -> None
 
 
 def test_the_map_wraps_around_but_the_position_counts_on() -> None:
-    world = ScrollWorld(height=16, width=16)
+    world = TileWorld(height=16, width=16)
     start, first = world.reset(seed=1)
     for _ in range(MAP_TILES):
         picture, _, _, _, last = world.step(4)
@@ -48,7 +48,7 @@ def test_the_map_wraps_around_but_the_position_counts_on() -> None:
 
 
 def test_episodes_have_their_own_maps() -> None:
-    world = ScrollWorld(height=32, width=32)
+    world = TileWorld(height=32, width=32)
     first, second, again = (world.reset(seed=seed)[0] for seed in (1, 2, 1))
     assert np.array_equal(first, again) and not np.array_equal(first, second)
 
@@ -77,7 +77,7 @@ def test_it_passes_gymnasiums_own_checker() -> None:
 
 def test_sizes_that_are_not_whole_tiles_are_refused() -> None:
     with pytest.raises(ConfigError, match="multiples of 8"):
-        ScrollWorld(height=30, width=32)
+        TileWorld(height=30, width=32)
     with pytest.raises(DataError, match="whole tiles"):
         classify_tiles(np.zeros((30, 32, 3), np.uint8))
 
@@ -85,3 +85,24 @@ def test_sizes_that_are_not_whole_tiles_are_refused() -> None:
 def test_view_tiles_wraps() -> None:
     tile_map = np.arange(12).reshape(3, 4)
     assert view_tiles(tile_map, np.array([2, 3]), 2, 2).tolist() == [[11, 8], [3, 0]]
+
+
+def test_a_full_turn_of_the_ring_comes_back_to_the_beginning() -> None:
+    ring = make_ring("ring", height=32, width=24, frame_skip=1)
+    start, _ = ring.reset(seed=3)
+    seen = [ring.step(2)[0] for _ in range(RING_TILES)]
+    assert np.array_equal(seen[-1], start)
+    assert len({picture.tobytes() for picture in seen}) == RING_TILES
+    assert np.array_equal(ring.step(1)[0], seen[-2])
+
+
+def test_every_row_of_the_ring_is_always_in_view() -> None:
+    ring = make_ring("ring", height=32, width=24, frame_skip=1)
+    _, info = ring.reset(seed=3)
+    assert sorted(info["tiles"].sum(axis=1)) == sorted(np.roll(ring.tile_map, -info["position"], axis=(0, 1))[:, :3].sum(axis=1))
+
+
+def test_the_ring_is_made_by_name_and_passes_gymnasiums_own_checker() -> None:
+    ring = make_world("ring", height=32, width=32, frame_skip=1)
+    check_env(ring, skip_render_check=True)
+    assert ring.world.actions.names == ("stand", "turn_left", "turn_right")
