@@ -1,6 +1,7 @@
 """What stands behind the commands: which checkpoint, which policy, which changes; generate and bench on a small untrained model."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +34,7 @@ from mutoscope.data.worlds import make_world
 from mutoscope.data.worlds.gym import world_spec
 from mutoscope.evaluate.config import EvaluateConfig
 from mutoscope.memory.policy import Full, SinkWindow, Window
+from mutoscope.memory.store import MemoryStore
 from mutoscope.models.checkpoint import Checkpoint, placeless, read_manifest, save_checkpoint
 from mutoscope.recipes import RECIPES, recipe
 from mutoscope.rollout.session import Session
@@ -306,3 +308,37 @@ def test_the_real_world_begins_where_the_learned_one_does(untrained, tmp_path):
     wanted = starts.frames[:, -1].numpy()
     assert np.array_equal(shown, wanted), "the real pane must begin with the last frame of the start clip"
     assert not np.array_equal(shown, np.roll(wanted, 1, axis=0)), "the starts must differ, or their order would not show"
+
+
+def test_a_plan_counts_every_byte_by_hand(capsys):
+    assert cli.main(["plan", "wan-1.3b", "--frames", "7500", "--tokens", "1024"]) == 0
+    printed = capsys.readouterr().out
+    per_frame = 30 * 12 * 128 * 1024 * 2 * 2
+    assert f"{7500 * per_frame:,}" in printed and f"{21 * per_frame:,}" in printed
+    assert f"{12 * per_frame + 3 * per_frame // 2:,}" in printed  # sinks keep their unrotated keys beside
+
+
+@pytest.mark.parametrize("name", ["", "doom", "wan-14b"])
+def test_every_kind_of_model_can_be_planned(name, capsys):
+    assert cli.main(["plan", *([name] if name else []), "--policies", "window=4", "--dtype", "fp32", "--rows", "2"]) == 0
+    assert "2 players" in capsys.readouterr().out
+
+
+def test_a_plan_is_what_a_session_allocates(untrained, tmp_path, capsys):
+    path = save(untrained, tmp_path / "checkpoint")
+    spec = untrained.model.config.cache(parse_policy("sink=2,window=5"), 1)
+    assert cli.main(["plan", str(path), "--policies", "sink=2,window=5", "--chunk", "1", "--dtype", "fp32"]) == 0
+    assert f"{MemoryStore(spec).bytes:,}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "recipes: doom.*wan-1.3b"),
+        (["doom", "--frames", "0"], "must be at least 1"),
+        (["doom", "--policies", "window=2"], "cannot hold a chunk of 3"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_explained(arguments, message, capsys):
+    assert cli.main(["plan", *arguments]) == 2
+    assert re.search(message, capsys.readouterr().err)

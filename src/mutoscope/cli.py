@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "score checkpoints side by side on held-out episodes",
     "generate": "write a video from a checkpoint and an action script",
     "play": "play a learned world in the browser",
+    "plan": "bytes of a memory per policy, for any model",
     "bench": "measure latency and throughput on this machine",
 }
 EXAMPLES = (

@@ -1,0 +1,118 @@
+"""How many bytes would a memory take? Cache bytes per memory policy for any model, before anything is allocated.
+
+A model is a recipe, a checkpoint, wan-1.3b or wan-14b (480x832, 1,560 tokens per frame).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+from mutoscope.core.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from mutoscope.memory.policy import PolicyConfig
+    from mutoscope.memory.store import CacheSpec
+
+EXAMPLES = (
+    "mutoscope plan",
+    "mutoscope plan wan-1.3b --frames 7500 --tokens 1024 --dtype bf16",
+    "mutoscope plan doom --policies window=16 sink=4,window=12 full=1000 --rows 8",
+)
+# layers, heads, channels of a head, tokens of a frame (Wan 2.1, arXiv 2503.20314; 60x104 latents in patches of 2).
+WAN = {"wan-1.3b": (30, 12, 128, 1560), "wan-14b": (40, 40, 128, 1560)}
+UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which model, how long a world, which policies."""
+
+    model: tyro.conf.Positional[str] = ""
+    """A recipe, a checkpoint, a bundled name, wan-1.3b or wan-14b; default: the bundled world."""
+    frames: int = 7500
+    """Frames of the world: what the policy "full" has to hold. 7,500 are five minutes at 25 frames/s."""
+    policies: tuple[str, ...] = ()
+    """Memory policies: window=16, sink=2,window=14 or full=200; default: full for all frames, Wan's window of 21, sink and window of 12."""
+    tokens: int = 0
+    """Tokens of a frame; 0: the model's own."""
+    chunk: int = 3
+    """Frames denoised together, at most."""
+    rows: int = 1
+    """Players side by side."""
+    dtype: Literal["fp32", "bf16", "fp8"] = "bf16"
+    """Type of the cache's elements."""
+
+
+def run(options: Options) -> int:
+    """Print the table."""
+    import torch
+
+    from mutoscope.commands.checkpoints import parse_policy
+
+    if min(options.frames, options.chunk, options.rows) < 1 or options.tokens < 0:
+        raise ConfigError(f"--frames, --chunk and --rows must be at least 1 and --tokens at least 0, got {options}")
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}[options.dtype]
+    texts = options.policies or (f"full={options.frames}", "window=21", "sink=3,window=9")
+    specs = [(text, cache_spec(options, parse_policy(text))) for text in texts]
+    print(table(specs, options, dtype))
+    return 0
+
+
+def cache_spec(options: Options, policy: PolicyConfig) -> CacheSpec:
+    """The cache of the named model under a policy."""
+    from mutoscope.memory.store import CacheSpec
+
+    layers, heads, head_dim, own_tokens = dimensions(options.model)
+    return CacheSpec(layers, heads, head_dim, options.tokens or own_tokens, policy, options.chunk, options.rows)
+
+
+def dimensions(name: str) -> tuple[int, int, int, int]:
+    """Layers, heads, channels of a head and tokens of a frame of a model."""
+    from mutoscope.commands.checkpoints import bundled_first, find_checkpoint
+    from mutoscope.models.checkpoint import read_manifest
+    from mutoscope.recipes import RECIPES, recipe
+    from mutoscope.train.config import CodecStage
+
+    if name in WAN:
+        return WAN[name]
+    if name in RECIPES:
+        run_config = recipe(name)
+        model, data = run_config.model, run_config.data
+        codec = next(stage for stage in run_config.stages if isinstance(stage, CodecStage))
+        cell = 2 ** len(codec.widths) * model.patch
+        return model.num_layers, model.num_heads, model.dim // model.num_heads, (data.height // cell) * (data.width // cell)
+    try:
+        path = find_checkpoint(name) if name else bundled_first()
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; recipes: {', '.join(RECIPES)}; published: {', '.join(WAN)}") from error
+    config = read_manifest(path).model
+    if config is None:
+        raise ConfigError(f"{path} is a codec; give a checkpoint of a later stage")
+    return config.num_layers, config.num_heads, config.head_dim, config.grid.tokens
+
+
+def table(specs: list[tuple[str, CacheSpec]], options: Options, dtype: torch.dtype) -> str:
+    """One line per policy: slots, bytes, and how the memory grows with the world."""
+    first = specs[0][1]
+    size = f"{first.layers} layers, {first.heads} heads of {first.head_dim}, {first.tokens} tokens per frame, {options.dtype}"
+    lines = [f"{options.model or 'the bundled world'}: {size}, {options.rows} player{'s' * (options.rows > 1)}"]
+    lines.append(f"{'policy':<18}{'slots':>8}{'bytes':>32}   after {options.frames:,} frames")
+    for text, spec in specs:
+        amount = spec.bytes(dtype)
+        verdict = "everything is kept" if spec.slots >= options.frames else f"reads back at most {spec.slots - 1} frames"
+        lines.append(f"{text:<18}{spec.slots:>8}{amount:>21,}{human(amount):>11}   {verdict}")
+    return "\n".join(lines)
+
+
+def human(amount: float) -> str:
+    """12582912 -> "12.0 MiB"."""
+    for unit in UNITS[:-1]:
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == UNITS[0] else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} {UNITS[-1]}"
