@@ -65,8 +65,15 @@ def _stages(scale: int) -> tuple[StageConfig, ...]:
         ConsistencyStage("consistency", "autoregressive", UpdateConfig(700 * scale, 8, 2e-4, average=0.99), guidance=1.0),
         *(
             MatchingStage(
-                f"matching-{steps}", "consistency", "bidirectional", UpdateConfig(100 * scale, 8, 2e-5, average=0.95), student_steps=steps
+                f"matching-{steps}",
+                "consistency",
+                "bidirectional",
+                UpdateConfig(updates * scale, 8, 1e-4, average=0.98),
+                student_steps=steps,
+                critic_learning_rate=3e-4,
+                student_every=2,
+                average_from=10,
             )
-            for steps in (2, 1, 4)
+            for steps, updates in ((2, 800), (1, 600), (4, 400))
         ),
     )
