@@ -41,7 +41,7 @@ class Options:
     seed: int = 0
     """Seed of all episodes."""
     policy: str = "hold-random"
-    """Who presses the keys: hold-random holds a random action for a random time."""
+    """Who presses the keys: hold-random holds a random action for a random time, hold-briefly for a third of it."""
 
 
 def run(options: Options) -> int:
