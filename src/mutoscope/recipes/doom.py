@@ -65,12 +65,13 @@ def doom_cover() -> RunConfig:
                     f"matching-{steps}",
                     "consistency",
                     "bidirectional",
-                    UpdateConfig(updates, 8, 2e-5, average=0.98, save_every=100),
+                    UpdateConfig(updates, 8, 3e-5, average=0.98, save_every=100),
                     student_steps=steps,
                     critic_learning_rate=2e-4,
+                    student_every=3,
                     average_from=10,
                 )
-                for steps, updates in ((2, 1000), (1, 400), (4, 400))
+                for steps, updates in ((2, 600), (1, 300), (4, 300))
             ),
         ),
     )
