@@ -157,3 +157,16 @@ def test_training_needs_torch_numpy_and_safetensors_alone():
 
 def test_training_broken_twin_without_safetensors():
     assert not training_imports_without({"safetensors"})
+
+
+def test_a_figure_changed_by_hand_in_the_readme_is_found(tmp_path, monkeypatch):
+    tables = load_tool("readme_tables")
+    monkeypatch.setitem(tables.TABLES, "figures", lambda: tables.markdown(["", "dB"], [["student", "28.5"]]))
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["readme_tables", "--check"])
+    (tmp_path / "README.md").write_text(tables.filled("Results\n<!-- table: figures -->\n<!-- end -->\nMore\n"))
+    assert "| student | 28.5 |" in (tmp_path / "README.md").read_text() and tables.main() == 0
+    (tmp_path / "README.md").write_text((tmp_path / "README.md").read_text().replace("28.5", "29.5"))
+    assert tables.main() == 1
+    monkeypatch.setattr(sys, "argv", ["readme_tables"])
+    assert tables.main() == 0 and "29.5" not in (tmp_path / "README.md").read_text()

@@ -1,0 +1,169 @@
+"""The README's tables, written from the files in results/ and nothing else.
+
+python tools/readme_tables.py            writes them between their markers
+python tools/readme_tables.py --check    says which of them are not what the files say (part of `make check`)
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from mutoscope.core.files import read_json, write_bytes
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+STEPS = (1, 2, 4)
+LAST = 15  # frame 16 in a list that begins at frame 1
+Row = list[str]
+
+
+def doom() -> str:
+    """Every candidate on the held-out clips of the bundled world."""
+    results = read_json(RESULTS / "doom-cover" / "evaluation" / "results.json")
+    head = [
+        "PSNR dB, k = 8",
+        "SSIM, k = 8",
+        "sharpness error, k = 16",
+        "turn followed, k = 8 / 16 / 32",
+        "turn-size error, k = 16",
+        "Frechet, k = 8 / 16 / 32",
+    ]
+    rows = []
+    for label, scores in results["candidates"].items():
+        distances = {k: figure["value"] for k, figure in scores["frechet"].items()}
+        rows.append([label, *_doom_cells(results, scores["metrics"], distances)])
+    real = results["real"]
+    rows.append(["real clips; Frechet: halves of them", *_doom_cells(results, real["metrics"], real["frechet_halves"])])
+    return markdown(["", *head], rows)
+
+
+def _doom_cells(results: dict, metrics: dict, distances: dict[str, float]) -> Row:
+    def at(name: str, k: int, digits: int) -> str:
+        return f"{metrics[name][k - 1]['value']:.{digits}f}" if name in metrics else "-"
+
+    turns = " / ".join(at("turn_right", k, 2) for k in (8, 16, 32))
+    frechet = " / ".join(f"{distances[str(k)]:.3f}" for k in (8, 16, 32))
+    return [at("psnr", 8, 1), at("ssim", 8, 2), at("sharpness_error", 16, 2), turns, at("turn_error", 16, 2), frechet]
+
+
+def comparisons() -> str:
+    """The bundled student against the teacher cut to its steps, and against copy-last."""
+    results = read_json(RESULTS / "doom-cover" / "evaluation" / "results.json")
+    student = next(label for label in results["candidates"] if label.startswith("matching-2"))
+    wanted = [
+        ("teacher cut to 2 steps", "sharpness_error", (8, 16, 32)),
+        ("teacher cut to 2 steps", "turn_error", (8, 16, 32)),
+        ("teacher cut to 2 steps", "frechet", (8, 16, 32)),
+        ("copy last", "ssim", (1, 4, 8)),
+        ("copy last", "psnr", (1, 4, 8)),
+    ]
+    rows = []
+    for second, metric, horizons in wanted:
+        found = {
+            row["horizon"]: row
+            for row in results["comparisons"]
+            if (row["first"], row["second"], row["metric"]) == (student, second, metric) and row["horizon"] in horizons
+        }
+        cells = [f"k = {k}: {interval(found[k]['difference'], 3)}, {found[k]['verdict']}" for k in horizons]
+        rows.append([second, metric.replace("_", " "), *cells])
+    return markdown(["2-step student minus", "metric", "", "", ""], rows)
+
+
+def scroll() -> str:
+    """Exact tile scores."""
+    results = read_json(RESULTS / "scroll" / "evaluation" / "results.json")
+    wide = read_json(RESULTS / "scroll-chunk" / "evaluation" / "results.json")
+    rows = [*_tile_rows(results, ""), *_tile_rows(wide, ", chunks of 3")]
+    forgetful = results["real"]["forgetful"]["tiles_window"]
+    shares = [f"{forgetful[k - 1]['value']:.3f}" for k in (1, 4, 8)]
+    rows.append(["copies what is in view, forgets the rest", *shares, interval(forgetful[LAST], 3), "0"])
+    rows.append(["chance", f"{results['real']['tile_chance']:.3f}", "", "", "", ""])
+    return markdown(["", "seen within memory, k = 1", "k = 4", "k = 8", "k = 16", "position error, k = 16"], rows)
+
+
+def _tile_rows(results: dict, suffix: str) -> list[Row]:
+    rows = []
+    for label, scores in results["candidates"].items():
+        share, place = scores["metrics"]["tiles_window"], scores["metrics"]["position_error"]
+        cells = [f"{share[k - 1]['value']:.3f}" for k in (1, 4, 8)]
+        error = f"{place[LAST]['value']:.2f}"
+        rows.append([f"{label}{suffix}", *cells, interval(share[LAST], 3), error])
+    return rows
+
+
+def stages() -> str:
+    """Every stage of the bundled world in the regime that it was trained for."""
+    rows = []
+    for row in read_json(RESULTS / "doom-cover" / "stages.json")["rows"]:
+        rows.append(
+            [row["stage"], row["regime"], *(f"{row[name][0]:.2f} +- {row[name][1]:.2f}" for name in ("psnr_db", "ssim", "sharpness"))]
+        )
+    return markdown(["stage", "regime", "PSNR dB", "SSIM", "sharpness (0 is real)"], rows)
+
+
+def play() -> str:
+    """What a browser saw."""
+    rows = []
+    for world in ("doom-cover", "scroll", "scroll-chunk"):
+        for steps in STEPS:
+            figures = read_json(RESULTS / world / f"play-{steps}.json")
+            repeats = figures["content_rate"]["repeats"]
+            keys, frames = ([row[name] for row in repeats] for name in ("key_to_pixels_ms", "frame_interval_ms"))
+            content = figures["played"]["content_interval_ms"]
+            cells = [spread(keys, "p50"), spread(keys, "p95"), f"{spread(frames, 'p95')} ({content:.0f})"]
+            free = sorted(figures["free_running"]["frames_per_second"])
+            rows.append([f"{world}, {steps} step{'s' * (steps > 1)}", *cells, f"{free[len(free) // 2]:.0f}"])
+    head = ["action to photon p50, ms", "p95, ms", "frame interval p95 (content), ms", "free running, frames/s"]
+    return markdown(["", *head], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {"doom": doom, "comparisons": comparisons, "scroll": scroll, "stages": stages, "play": play}
+
+
+def interval(figure: dict, digits: int) -> str:
+    """value [low, high]."""
+    return f"{figure['value']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
+
+
+def spread(rows: list[dict], name: str) -> str:
+    """The middle repeat, with the least and the most."""
+    values = sorted(row[name] for row in rows)
+    return f"{values[len(values) // 2]:.0f} [{values[0]:.0f}, {values[-1]:.0f}]" if len(values) > 1 else f"{values[0]:.0f}"
+
+
+def markdown(head: Row, rows: list[Row]) -> str:
+    """A table."""
+    lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head), *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines)
+
+
+def filled(text: str) -> str:
+    """The text with every table between `<!-- table: NAME -->` and `<!-- end -->` written anew."""
+
+    def table(found: re.Match) -> str:
+        return f"<!-- table: {found[1]} -->\n{TABLES[found[1]]()}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: ([\w-]+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    readme = ROOT / "README.md"
+    before = readme.read_text(encoding="utf-8")
+    after = filled(before)
+    if options.check and before != after:
+        print("README.md: its tables are not what results/ says; run python tools/readme_tables.py", file=sys.stderr)
+        return 1
+    if not options.check:
+        write_bytes(readme, after.encode())
+    print(f"README.md: {len(re.findall('<!-- table: ', after))} tables, as results/ says")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
