@@ -78,18 +78,20 @@ def scroll() -> str:
     rows = [*_tile_rows(results, ""), *_tile_rows(wide, ", chunks of 3")]
     forgetful = results["real"]["forgetful"]["tiles_window"]
     shares = [f"{forgetful[k - 1]['value']:.3f}" for k in (1, 4, 8)]
-    rows.append(["copies what is in view, forgets the rest", *shares, interval(forgetful[LAST], 3), "0"])
-    rows.append(["chance", f"{results['real']['tile_chance']:.3f}", "", "", "", ""])
-    return markdown(["", "seen within memory, k = 1", "k = 4", "k = 8", "k = 16", "position error, k = 16"], rows)
+    real = results["real"]["forgetful"]["tiles_seen"]
+    rows.append(["copies what is in view, forgets the rest", *shares, interval(forgetful[LAST], 3), interval(real[LAST], 3), "0"])
+    rows.append(["chance", f"{results['real']['tile_chance']:.3f}", "", "", "", "", ""])
+    head = ["seen within memory, k = 1", "k = 4", "k = 8", "k = 16", "of these in the real context, k = 16", "position error, k = 16"]
+    return markdown(["", *head], rows)
 
 
 def _tile_rows(results: dict, suffix: str) -> list[Row]:
     rows = []
     for label, scores in results["candidates"].items():
-        share, place = scores["metrics"]["tiles_window"], scores["metrics"]["position_error"]
+        share, place, real = (scores["metrics"][name] for name in ("tiles_window", "position_error", "tiles_seen"))
         cells = [f"{share[k - 1]['value']:.3f}" for k in (1, 4, 8)]
         error = f"{place[LAST]['value']:.2f}"
-        rows.append([f"{label}{suffix}", *cells, interval(share[LAST], 3), error])
+        rows.append([f"{label}{suffix}", *cells, interval(share[LAST], 3), interval(real[LAST], 3), error])
     return rows
 
 

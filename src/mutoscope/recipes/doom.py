@@ -71,7 +71,7 @@ def doom_cover() -> RunConfig:
                     student_every=3,
                     average_from=10,
                 )
-                for steps, updates in ((2, 600), (1, 300), (4, 300))
+                for steps, updates in ((2, 600), (1, 150), (4, 150))
             ),
         ),
     )
