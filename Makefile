@@ -96,6 +96,7 @@ check: setup
 	$(VENV)/bin/ruff check $(CHECKED)
 	$(VENV)/bin/python tools/check_rooms.py
 	$(VENV)/bin/python tools/check_style.py
+	$(VENV)/bin/python tools/readme_tables.py --check
 	$(VENV)/bin/mypy
 
 types: setup
