@@ -47,7 +47,7 @@ def with_extra_source(offset: int) -> Run:
         for chunk in layout(policy, lengths):
             leaked = min(chunk.chunk.start + offset, sum(lengths) - 1)
             chunks.append(replace(chunk, sources=(*chunk.sources, Source(leaked, leaked))))
-        parts = ClipLayout(tuple(chunks), model.config.grid, model.config.head_dim, torch.device("cpu"))
+        parts = ClipLayout(tuple(chunks), model.config.grid, model.config.head_dim, torch.device("cpu"), torch.float64)
         return teacher_forced(model, clip.clean, clip.noisy, clip.sigma, clip.conditions, clip.conditions, parts)
 
     return run

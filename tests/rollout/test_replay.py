@@ -4,7 +4,7 @@ The reference is a rollout of its own kind: one differentiable pass after the ot
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -39,13 +39,20 @@ class ListMemory:
     kept: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
     chunk: ChunkSources | None = None
     writes: bool = False
+    place: Tensor | None = None
+
+    def placed(self, place: Tensor) -> "ListMemory":
+        """The same dicts; queries and keys are first turned to their places, by a rotation of its own."""
+        return replace(self, place=place)
 
     def at(self, x: Tensor, positions: Sequence[int]) -> Tensor:
         """x rotated to the positions of its frames."""
-        return rotate(x, rotations(torch.tensor(positions), self.model.config.grid, self.model.config.head_dim))
+        return rotate(x, rotations(torch.tensor(positions), self.model.config.grid, self.model.config.head_dim, x.dtype))
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         assert self.chunk is not None
+        if self.place is not None:
+            queries, keys = rotate(queries, self.place), rotate(keys, self.place)
         frames = list(self.chunk.chunk.frames)
         past = [(self.kept[layer, source.frame], source.position) for source in self.chunk.sources]
         seen = [*((self.at(key, [position]), value) for (key, value), position in past), (self.at(keys, frames), values)]

@@ -42,7 +42,7 @@ def forced(model: VideoTransformer, policy: Policy, lengths: tuple[int, ...], cl
 def forced_elsewhere(model: VideoTransformer, policy: Policy, lengths: tuple[int, ...], clip: Clip, move: Move) -> Tensor:
     """Teacher forcing whose key sources stand where `move` puts them."""
     chunks = tuple(replace(chunk, sources=tuple(map(move, chunk.sources))) for chunk in layout(policy, lengths))
-    parts = ClipLayout(chunks, model.config.grid, model.config.head_dim, torch.device("cpu"))
+    parts = ClipLayout(chunks, model.config.grid, model.config.head_dim, torch.device("cpu"), torch.float64)
     return teacher_forced(model, clip.clean, clip.noisy, clip.sigma, clip.conditions, clip.conditions, parts)
 
 

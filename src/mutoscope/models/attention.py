@@ -24,6 +24,10 @@ from mutoscope.models.rope import rotate, rotations
 class Attend(Protocol):
     """A mode of self-attention."""
 
+    def placed(self, place: Tensor) -> "Attend":
+        """The same mode for tokens that also stand somewhere in the world: rotations `[batch, 1, token, head_dim / 2]` (class Travel)."""
+        ...
+
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Unrotated `[batch, head, token, head_dim]` three times -> attended values of the same shape."""
         ...
@@ -35,19 +39,24 @@ class WholeClip:
 
     rotation: Tensor
 
+    def placed(self, place: Tensor) -> "WholeClip":
+        """Rotations compose: one product per forward instead of a second turn in every layer."""
+        return WholeClip(self.rotation * place)
+
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         return attention(rotate(queries, self.rotation), rotate(keys, self.rotation), values)
 
 
-@dataclass
-class Placed:
-    """Any mode, of tokens that were first turned to their places in the world (models.transformer.Travel)."""
+@dataclass(frozen=True)
+class Turns:
+    """How tokens are turned: `whole` by all that is known of them, `place` by their place in the world alone (None: they have none)."""
 
-    mode: Attend
-    place: Tensor
+    whole: Tensor
+    place: Tensor | None = None
 
-    def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        return self.mode(layer, rotate(queries, self.place), rotate(keys, self.place), values)
+    def placed(self, place: Tensor) -> "Turns":
+        """Turned to places too."""
+        return Turns(self.whole * place, place if self.place is None else self.place * place)
 
 
 Frames = tuple[Tensor, ...]
@@ -62,16 +71,26 @@ class ClipLayout:
     grid: TokenGrid
     head_dim: int
     device: torch.device
+    dtype: torch.dtype
     rotation: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         frames = sum(self.lengths)
-        self.rotation = rotations(torch.arange(frames, device=self.device), self.grid, self.head_dim)
+        self.rotation = self.rotations(0, frames)
+
+    def rotations(self, start: int, stop: int) -> Tensor:
+        """Those of frames at positions start .. stop - 1."""
+        return rotations(torch.arange(start, stop, device=self.device), self.grid, self.head_dim, self.dtype)
 
     @property
     def lengths(self) -> tuple[int, ...]:
         """Frames of each chunk."""
         return tuple(chunk.chunk.length for chunk in self.chunks)
+
+    @property
+    def moves(self) -> bool:
+        """True if some source is read at another position than its own, so that keys without their position are needed."""
+        return any(source.position != source.frame for chunk in self.chunks for source in chunk.sources)
 
     def frames(self, x: Tensor) -> tuple[Tensor, ...]:
         """`[batch, head, token, head_dim]` as one piece per frame, cut once: a slice per use costs a zeroed whole in backward."""
@@ -85,15 +104,14 @@ class ClipLayout:
             if offset == 0:
                 keys.extend(rotated[start:stop])
             else:
-                moved = rotations(torch.arange(start + offset, stop + offset, device=self.device), self.grid, self.head_dim)
-                keys.append(rotate(torch.cat(original[start:stop], dim=2), moved))
+                keys.append(rotate(torch.cat(original[start:stop], dim=2), self.rotations(start + offset, stop + offset)))
             picked.extend(values[start:stop])
         return keys, picked
 
 
 @dataclass
 class Context:
-    """Per layer: unrotated keys, rotated keys and values of the clean half."""
+    """Per layer: keys turned to their place but not their position, keys turned to both, and values of the clean half."""
 
     layers: list[tuple[Tensor, Tensor, Tensor]]
 
@@ -106,25 +124,37 @@ class CleanHalf:
     """The commit passes of a whole clip at once; collects the context that the noisy half reads."""
 
     def __init__(self, layout: ClipLayout) -> None:
-        self.layout = layout
+        self.layout, self.turns = layout, Turns(layout.rotation)
         self.context = Context([])
 
+    def placed(self, place: Tensor) -> "CleanHalf":
+        """The same half, turned to places too; it collects into the same context."""
+        half = CleanHalf(self.layout)
+        half.turns, half.context = self.turns.placed(place), self.context
+        return half
+
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        rotated = rotate(keys, self.layout.rotation)
-        self.context.layers.append((keys, rotated, values))
-        return _attend_chunks(self.layout, rotate(queries, self.layout.rotation), (rotated, values), (keys, rotated, values))
+        rotated = rotate(keys, self.turns.whole)
+        original = rotate(keys, self.turns.place) if self.layout.moves and self.turns.place is not None else keys
+        self.context.layers.append((original, rotated, values))
+        return _attend_chunks(self.layout, rotate(queries, self.turns.whole), (rotated, values), (original, rotated, values))
 
 
-@dataclass
 class NoisyHalf:
     """The denoising passes of a whole clip at once, each chunk given its clean past."""
 
-    layout: ClipLayout
-    context: Context
+    def __init__(self, layout: ClipLayout, context: Context) -> None:
+        self.layout, self.context, self.turns = layout, context, Turns(layout.rotation)
+
+    def placed(self, place: Tensor) -> "NoisyHalf":
+        """The same half, turned to places too."""
+        half = NoisyHalf(self.layout, self.context)
+        half.turns = self.turns.placed(place)
+        return half
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        rotated = rotate(keys, self.layout.rotation)
-        return _attend_chunks(self.layout, rotate(queries, self.layout.rotation), (rotated, values), self.context.layers[layer])
+        rotated = rotate(keys, self.turns.whole)
+        return _attend_chunks(self.layout, rotate(queries, self.turns.whole), (rotated, values), self.context.layers[layer])
 
 
 def _attend_chunks(layout: ClipLayout, queries: Tensor, own: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor, Tensor]) -> Tensor:

@@ -17,13 +17,14 @@ from mutoscope.models.transformer import VideoTransformer
 def bidirectional(model: VideoTransformer, latents: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
     """Velocity of a whole noisy clip `[B, F, C, H, W]`, every frame seeing every frame; sigma `[B, F]`."""
     positions = torch.arange(latents.shape[1], device=latents.device)
-    rotation = rotations(positions, model.config.grid, model.config.head_dim)
+    rotation = rotations(positions, model.config.grid, model.config.head_dim, latents.dtype)
     return model(latents, sigma, conditions, WholeClip(rotation))
 
 
 def clip_layout(model: VideoTransformer, policy: Policy, lengths: tuple[int, ...], device: torch.device | str) -> ClipLayout:
     """The chunks of a clip with the key sources that `policy` gives each: the lists that streaming uses too."""
-    return ClipLayout(layout(policy, lengths), model.config.grid, model.config.head_dim, torch.device(device))
+    dtype = next(model.parameters()).dtype
+    return ClipLayout(layout(policy, lengths), model.config.grid, model.config.head_dim, torch.device(device), dtype)
 
 
 def encode_context(model: VideoTransformer, clean: Tensor, conditions: Conditions, clip: ClipLayout) -> Context:

@@ -17,8 +17,13 @@ def axis_angles(positions: Tensor, channels: int) -> Tensor:
     return positions.to(torch.float64)[..., None] * THETA**-exponents
 
 
-def rotations(positions: Tensor, grid: TokenGrid, head_dim: int) -> Tensor:
-    """Unit complex numbers `[..., frames * tokens, head_dim / 2]` (complex64) for frame positions `[..., frames]`."""
+def rotation_type(dtype: torch.dtype) -> torch.dtype:
+    """The complex type in which queries and keys of a type are turned: double for double, single for all else."""
+    return torch.complex128 if dtype == torch.float64 else torch.complex64
+
+
+def rotations(positions: Tensor, grid: TokenGrid, head_dim: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Unit complex numbers `[..., frames * tokens, head_dim / 2]` that turn x of `dtype`, for frame positions `[..., frames]`."""
     time, height, width = rope_split(head_dim)
     rows = axis_angles(torch.arange(grid.height, device=positions.device), height)
     columns = axis_angles(torch.arange(grid.width, device=positions.device), width)
@@ -32,11 +37,11 @@ def rotations(positions: Tensor, grid: TokenGrid, head_dim: int) -> Tensor:
         dim=-1,
     )
     angles = angles.flatten(-4, -2)
-    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
+    return torch.polar(torch.ones_like(angles), angles).to(rotation_type(dtype))
 
 
-def travel_rotations(places: Tensor, grid: TokenGrid, head_dim: int) -> Tensor:
-    """Unit complex numbers `[B, 1, frames * tokens, head_dim / 2]` (complex64) that move frames' tokens by `places` `[B, F, 2]`.
+def travel_rotations(places: Tensor, grid: TokenGrid, head_dim: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Unit complex numbers `[B, 1, frames * tokens, head_dim / 2]` that move frames' tokens by `places` `[B, F, 2]`.
 
     Places are in picture heights and widths. Rotations compose: turning by these and then by `rotations` adds the positions.
     """
@@ -45,7 +50,7 @@ def travel_rotations(places: Tensor, grid: TokenGrid, head_dim: int) -> Tensor:
     still = places.new_zeros(*places.shape[:2], time // 2)
     angles = torch.cat([still, axis_angles(down, height), axis_angles(right, width)], dim=-1)
     angles = angles[:, :, None].expand(-1, -1, grid.tokens, -1).flatten(1, 2)[:, None]
-    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
+    return torch.polar(torch.ones_like(angles), angles).to(rotation_type(dtype))
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from mutoscope.core.errors import ConfigError
 from mutoscope.core.shapes import LatentShape, TokenGrid, token_grid
 from mutoscope.memory.policy import PolicyConfig
 from mutoscope.memory.store import CacheSpec
-from mutoscope.models.attention import Attend, Placed
+from mutoscope.models.attention import Attend
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.rope import travel_rotations
 
@@ -167,9 +167,9 @@ class Travel(nn.Module):
         self.step = nn.Parameter(torch.zeros(2, config.action_dim))
 
     def forward(self, conditions: Conditions) -> Tensor:
-        """Rotations `[B, 1, F * tokens, head_dim / 2]`, complex64."""
+        """Rotations `[B, 1, F * tokens, head_dim / 2]`."""
         places = (conditions.travelled()[..., None, :] * self.step.double()).sum(-1)
-        return travel_rotations(places, self.grid, self.head_dim)
+        return travel_rotations(places, self.grid, self.head_dim, self.step.dtype)
 
 
 class VideoTransformer(nn.Module):
@@ -220,7 +220,7 @@ class VideoTransformer(nn.Module):
         modulation = self.time_projection(embedding).unflatten(-1, (6, -1))
         text = self.text_embedding(conditions.text) if self.config.text_dim else latents.new_zeros(latents.shape[0], 0, 0)
         if self.config.travel:
-            attend = Placed(attend, self.travel(conditions))
+            attend = attend.placed(self.travel(conditions))
         x = self.embed_patches(latents)
         for block in self.blocks:
             x = block(x, modulation, text, attend)

@@ -53,12 +53,12 @@ def doom_cover() -> RunConfig:
         stages=(
             CodecStage(
                 "codec",
-                UpdateConfig(3000, 32, 1e-3, clip_norm=0.3, warmup=100, average=0.99, save_every=500),
+                UpdateConfig(8000, 32, 1e-3, clip_norm=0.3, warmup=100, average=0.99, save_every=500),
                 latent_channels=16,
                 widths=(32, 64, 96),
             ),
-            BidirectionalStage("bidirectional", UpdateConfig(3000, 8, 1e-3, average=0.995, save_every=500)),
-            AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(3000, 8, 1e-3, average=0.995, save_every=500)),
+            BidirectionalStage("bidirectional", UpdateConfig(5000, 8, 1e-3, average=0.995, save_every=500)),
+            AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(4500, 8, 1e-3, average=0.995, save_every=500)),
             ConsistencyStage("consistency", "autoregressive", UpdateConfig(500, 8, 1e-4, average=0.99), guidance=1.5),
             *(
                 MatchingStage(
@@ -69,6 +69,7 @@ def doom_cover() -> RunConfig:
                     student_steps=steps,
                     critic_learning_rate=2e-4,
                     student_every=3,
+                    guidance=2.0,
                     average_from=10,
                 )
                 for steps, updates in ((2, 600), (1, 150), (4, 150))

@@ -1,7 +1,7 @@
 """Runs a list of passes as one forward. A pass is all that one call of the network needs to know about one group of rows."""
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from mutoscope.core.errors import ConfigError
 from mutoscope.memory.ledger import ChunkPlan
 from mutoscope.memory.store import MemoryStore
+from mutoscope.models.attention import Turns
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.rope import rotate, rotations
 from mutoscope.models.transformer import VideoTransformer
@@ -36,11 +37,11 @@ Planner = Generator[Pass, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Segment:
-    """A pass's place in the batch, with its rotation and the tokens that it reads."""
+    """A pass's part of the batch, with the turns of its tokens and how many tokens it reads."""
 
     batch: slice
     item: Pass
-    rotation: Tensor
+    turns: Turns
     reads: int
     hidden: Tensor | None
 
@@ -56,15 +57,20 @@ class Streaming:
     def __init__(self, segments: list[Segment]) -> None:
         self.segments = segments
 
+    def placed(self, place: Tensor) -> "Streaming":
+        """The same passes, turned to places too."""
+        return Streaming([replace(segment, turns=segment.turns.placed(place[segment.batch])) for segment in self.segments])
+
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         outputs = [self._attend(layer, segment, queries, keys, values) for segment in self.segments]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _attend(self, layer: int, segment: Segment, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        store, rows, part = segment.item.store, segment.item.rows, segment.batch
-        store.write(layer, rows, segment.item.plan.write_slots, keys[part], rotate(keys[part], segment.rotation), values[part])
+        store, rows, part, turns = segment.item.store, segment.item.rows, segment.batch, segment.turns
+        original = rotate(keys[part], turns.place) if store.spec.moving_slots and turns.place is not None else keys[part]
+        store.write(layer, rows, segment.item.plan.write_slots, original, rotate(keys[part], turns.whole), values[part])
         past_keys, past_values = store.keys[layer, rows, :, : segment.reads], store.values[layer, rows, :, : segment.reads]
-        return scaled_dot_product_attention(rotate(queries[part], segment.rotation), past_keys, past_values, attn_mask=segment.hidden)
+        return scaled_dot_product_attention(rotate(queries[part], turns.whole), past_keys, past_values, attn_mask=segment.hidden)
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,8 @@ class Executor:
         slots = item.plan.read_slots
         highest = max(slots) + 1
         hidden = None if len(slots) == highest else slot_mask(slots, highest, config.grid.tokens, device)
-        return Segment(batch, item, rotations(positions, config.grid, config.head_dim), highest * config.grid.tokens, hidden)
+        turns = Turns(rotations(positions, config.grid, config.head_dim, item.latents.dtype))
+        return Segment(batch, item, turns, highest * config.grid.tokens, hidden)
 
 
 def slot_mask(slots: tuple[int, ...], highest: int, tokens: int, device: torch.device) -> Tensor:
@@ -110,7 +117,7 @@ def place_moved(model: VideoTransformer, item: Pass) -> None:
     """Rotate sinks that now stand elsewhere, in all layers at once, from their originals; note where everything stands."""
     store, config, rows = item.store, model.config, range(*item.rows.indices(item.store.spec.rows))
     for slot, position in store.moved(rows[0], item.plan):
-        rotation = rotations(torch.tensor([position], device=store.keys.device), config.grid, config.head_dim)
+        rotation = rotations(torch.tensor([position], device=store.keys.device), config.grid, config.head_dim, store.keys.dtype)
         span = store.span(slot)
         store.keys[:, item.rows, :, span] = rotate(store.originals[:, item.rows, :, span], rotation)
     for row in rows:
