@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mutoscope.core.shapes import LatentShape
 from mutoscope.core.streams import normal, stream
 from mutoscope.core.world import ActionSpec, WorldSpec
-from mutoscope.memory.policy import Full, PolicyConfig, SinkWindow, Window
+from mutoscope.memory.policy import FastWeights, Full, GatedDelta, LinearState, Policy, PolicyConfig, SinkWindow, Stateful, Window, state_of
 from mutoscope.models.checkpoint import FORMAT_VERSION, Checkpoint, CheckpointManifest, StageName, Starts, freeze, placeless
 from mutoscope.models.codec import ConvCodec, ConvCodecConfig
 from mutoscope.models.conditions import Conditions, action_conditions
@@ -20,6 +20,16 @@ CODEC = ConvCodecConfig(WORLD.height, WORLD.width, latent_channels=4, widths=(6,
 ODD = LatentShape(CODEC.latent_channels, 3, 5)
 # One of each kind, small enough that eleven frames overflow what can overflow.
 POLICIES: dict[str, PolicyConfig] = {"full": Full(16), "window": Window(4), "sink": SinkWindow(2, 4)}
+# Learned memories beside a cache, and one in place of it (the cache holds the chunk alone).
+STATEFUL: dict[str, PolicyConfig] = {
+    "window+linear": Stateful(Window(4), LinearState()),
+    "sink+linear": Stateful(SinkWindow(2, 4), LinearState()),
+    "window+gated-delta": Stateful(Window(4), GatedDelta()),
+    "window+fast-mlp": Stateful(Window(4), FastWeights("mlp", 1)),
+    "sink+fast-swiglu": Stateful(SinkWindow(1, 4), FastWeights("swiglu", 2)),
+    "fast-swiglu alone": Stateful(Window(3), FastWeights("swiglu", 1)),
+}
+ALL_POLICIES = POLICIES | STATEFUL
 
 
 def scatter_parameters(module: nn.Module, seed: int) -> None:
@@ -40,6 +50,11 @@ def tiny_model(config: TransformerConfig | None = None, seed: int = 0) -> VideoT
     model = VideoTransformer(config or tiny_config()).initialise(stream(seed, "fake model"))
     scatter_parameters(model, seed)
     return model.double()
+
+
+def model_for(policy: Policy, seed: int = 0) -> VideoTransformer:
+    """A tiny model with the learned memory that a policy wants, if it wants one."""
+    return tiny_model(tiny_config(recall=state_of(policy)), seed)
 
 
 def tiny_latents(frames: int, batch: int = 2, seed: int = 0, latent: LatentShape = ODD) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fakes import tiny_conditions, tiny_latents, tiny_model
+from fakes import model_for, tiny_conditions, tiny_latents
 from mutoscope.core.streams import stream
 from mutoscope.memory.policy import Policy
 from mutoscope.memory.store import MemoryStore
@@ -48,7 +48,7 @@ def leave_alone(store: MemoryStore, item: Pass) -> None:
 
 def stream_clip(model: VideoTransformer, policy: Policy, lengths: tuple[int, ...], clip: Clip, prepare: Prepare = leave_alone) -> Tensor:
     """Velocity of every noisy chunk given the committed clean ones before it; `prepare` may touch the store before each pass."""
-    store = MemoryStore(model.config.cache(policy, max(lengths), len(clip.clean)), dtype=clip.clean.dtype)
+    store = model.new_store(policy, max(lengths), len(clip.clean), clip.clean)
     executor, rows, start, velocities = Executor(model), slice(0, len(clip.clean)), 0, []
     for length in lengths:
         span, own = slice(start, start + length), clip.conditions.frames(start, start + length)
@@ -78,7 +78,7 @@ def swap(clip: Clip, other: Clip, clean: slice, noisy: slice) -> Clip:
 
 def looks_ahead(run: Run, policy: Policy, lengths: tuple[int, ...]) -> bool:
     """Whether another future (of a chunk: its own clean frames too) changes the output of any chunk."""
-    model, clip, other = tiny_model(), random_clip(lengths), random_clip(lengths, seed=1)
+    model, clip, other = model_for(policy), random_clip(lengths), random_clip(lengths, seed=1)
     with torch.no_grad():
         outputs, start = run(model, policy, lengths, clip), 0
         for length in lengths:
@@ -92,7 +92,7 @@ def looks_ahead(run: Run, policy: Policy, lengths: tuple[int, ...]) -> bool:
 
 def sees_other_noise(run: Run, policy: Policy, lengths: tuple[int, ...]) -> bool:
     """Whether the noisy frames before the last chunk change its output: only the clean past may."""
-    model, clip, other = tiny_model(), random_clip(lengths), random_clip(lengths, seed=1)
+    model, clip, other = model_for(policy), random_clip(lengths), random_clip(lengths, seed=1)
     start = sum(lengths[:-1])
     changed = replace(clip, noisy=torch.cat([other.noisy[:, :start], clip.noisy[:, start:]], dim=1))
     with torch.no_grad():

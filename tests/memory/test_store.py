@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fakes import STATEFUL
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.streams import normal, stream
 from mutoscope.memory.policy import Full, SinkWindow, Window
@@ -29,7 +30,8 @@ def write_chunk(store: MemoryStore, seed: int, length: int = 1) -> None:
 @settings(max_examples=30)
 @given(
     st.integers(1, 3), st.integers(1, 3), st.sampled_from([6, 8]), st.integers(1, 5), st.integers(1, 3),
-    st.sampled_from([Full(4), Window(3), SinkWindow(2, 3)]), st.sampled_from([torch.float32, torch.float16, torch.float64]),
+    st.sampled_from([Full(4), Window(3), SinkWindow(2, 3), *STATEFUL.values()]),
+    st.sampled_from([torch.float32, torch.float16, torch.float64]),
 )  # fmt: skip
 def test_bytes_are_what_is_allocated(layers, heads, head_dim, tokens, rows, policy, dtype):
     spec = CacheSpec(layers, heads, head_dim, tokens, policy, max_chunk=3, rows=rows)

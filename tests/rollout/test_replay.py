@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from fakes import POLICIES, tiny_conditions, tiny_latents, tiny_model
+from fakes import ALL_POLICIES, model_for, tiny_conditions, tiny_latents, tiny_model
 from mutoscope.core.streams import normal, stream
 from mutoscope.memory.ledger import ChunkSources, chunk_lengths, layout
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.denoise import clip_layout, replay
+from mutoscope.models.recall import RecallLayer
 from mutoscope.models.rope import rotate, rotations
 from mutoscope.models.transformer import VideoTransformer
 from mutoscope.noise.schedule import few_step_levels, x0_from_velocity
@@ -40,6 +41,8 @@ class ListMemory:
     chunk: ChunkSources | None = None
     writes: bool = False
     place: Tensor | None = None
+    detached: bool = True
+    told: dict[tuple[int, tuple[int, ...]], tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
 
     def placed(self, place: Tensor) -> "ListMemory":
         """The same dicts; queries and keys are first turned to their places, by a rotation of its own."""
@@ -48,6 +51,35 @@ class ListMemory:
     def at(self, x: Tensor, positions: Sequence[int]) -> Tensor:
         """x rotated to the positions of its frames."""
         return rotate(x, rotations(torch.tensor(positions), self.model.config.grid, self.model.config.head_dim, x.dtype))
+
+    def turn(self, frames: Sequence[int]) -> Tensor:
+        """Where the tokens of frames stand on the screen and in the world."""
+        still = rotations(torch.zeros(len(frames)), self.model.config.grid, self.model.config.head_dim, torch.float64)
+        return still if self.place is None else still * self.place
+
+    def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """The state written anew from the whole past at every reading: from evicted frames one by one, or from committed chunks."""
+        assert self.chunk is not None
+        frames = tuple(self.chunk.chunk.frames)
+        if self.writes:
+            self.told[layer, frames] = (keys, values, self.turn(frames))
+        sources = {source.frame for source in self.chunk.sources}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detached):
+            state = self.state(layer, memory, frames[0], sources, len(queries))
+        return memory.read(state, queries, self.turn(frames))
+
+    def state(self, layer: int, memory: RecallLayer, now: int, sources: set[int], rows: int) -> Tensor:
+        """All that was told, one after the other."""
+        state = memory.start(rows)
+        for (at, told), (key, value, turn) in sorted(self.told.items(), key=lambda item: item[0]):
+            pieces = zip(told, *(part.chunk(len(told), dim=-2) for part in (key, value, turn)), strict=True)
+            if at == layer and memory.written_at == "commit":
+                state = memory.write(state, key, value, turn)
+            elif at == layer:
+                for frame, one, what, where in pieces:
+                    if frame not in sources and frame < now:
+                        state = memory.write(state, one, what, where)
+        return state
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         assert self.chunk is not None
@@ -66,7 +98,7 @@ class ListMemory:
 
 def reference(model: VideoTransformer, plan: RolloutPlan, real: Tensor, detached: bool) -> Tensor:
     """Samples `[B, F, ...]` of a rollout whose exit steps carry gradient, and with them its commits unless `detached`."""
-    conditions, memory, clips = tiny_conditions(FRAMES), ListMemory(model), []
+    conditions, memory, clips = tiny_conditions(FRAMES), ListMemory(model, detached=detached), []
     for index, part in enumerate(layout(plan.policy, chunk_lengths(FRAMES, plan.chunk_frames, plan.context))):
         start, length = part.chunk.start, part.chunk.length
         own, memory.chunk, memory.writes = conditions.frames(start, start + length), part, False
@@ -119,14 +151,14 @@ def relative(first: Tensor, second: Tensor) -> float:
 
 def plan_of(policy: str, chunk: int, exit_step: str) -> RolloutPlan:
     """A plan by names."""
-    return RolloutPlan(POLICIES[policy], CONTEXT, chunk, *EXITS[exit_step])
+    return RolloutPlan(ALL_POLICIES[policy], CONTEXT, chunk, *EXITS[exit_step])
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", ALL_POLICIES)
 @pytest.mark.parametrize("chunk", [1, 3])
 @pytest.mark.parametrize("exit_step", EXITS)
 def test_the_replay_is_the_rollout(policy, chunk, exit_step):
-    model, plan, real = tiny_model(), plan_of(policy, chunk, exit_step), tiny_latents(FRAMES, seed=3)
+    model, plan, real = model_for(ALL_POLICIES[policy]), plan_of(policy, chunk, exit_step), tiny_latents(FRAMES, seed=3)
     rollout = rolled_out(model, plan, real)
     samples, expected = replayed(model, plan, rollout), reference(model, plan, real, detached=True)
     assert torch.equal(rollout.clean[:, :CONTEXT], real[:, :CONTEXT])
@@ -136,10 +168,10 @@ def test_the_replay_is_the_rollout(policy, chunk, exit_step):
     assert relative(gradients(model, samples), gradients(model, expected)) < 1e-9
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", ALL_POLICIES)
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_the_replay_broken_twin_whose_context_is_not_detached(policy, chunk):
-    model, plan, real = tiny_model(), plan_of(policy, chunk, "middle"), tiny_latents(FRAMES, seed=3)
+    model, plan, real = model_for(ALL_POLICIES[policy]), plan_of(policy, chunk, "middle"), tiny_latents(FRAMES, seed=3)
     samples, attached = replayed(model, plan, rolled_out(model, plan, real)), reference(model, plan, real, detached=False)
     assert torch.allclose(samples, attached, atol=1e-9)
     assert relative(gradients(model, samples), gradients(model, attached)) > 0.01

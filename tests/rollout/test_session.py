@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fakes import ACTIONS, POLICIES, WORLD, tiny_checkpoint, tiny_manifest
+from fakes import ACTIONS, ALL_POLICIES, POLICIES, WORLD, model_for, tiny_checkpoint, tiny_manifest
 from mutoscope.core.errors import CapacityError, CheckpointError, ConfigError
 from mutoscope.core.streams import numpy_stream
-from mutoscope.memory.policy import Full, SinkWindow, Window
-from mutoscope.models.checkpoint import Checkpoint
+from mutoscope.memory.policy import Full, PolicyConfig, SinkWindow, Window
+from mutoscope.models.checkpoint import Checkpoint, freeze
 from mutoscope.rollout.session import Session, SessionConfig, default_config, step_together, with_steps
 
 WINDOW = SessionConfig(2, 4, POLICIES["window"])
@@ -89,11 +89,16 @@ def test_sessions_of_different_checkpoints_cannot_share_a_forward():
         step_together([first, first], [np.zeros((1, 1, 3), np.float32)] * 2)
 
 
+def remembering(policy: PolicyConfig, chunk: int = 1) -> Checkpoint:
+    """A tiny checkpoint with the learned memory that a policy wants."""
+    return replace(tiny_checkpoint("matching", chunk), model=freeze(model_for(policy).float()))
+
+
 @pytest.mark.parametrize("committed", [False, True])
 @pytest.mark.parametrize("chunk", [1, 3])
-@pytest.mark.parametrize("policy", [Full(60), *list(POLICIES.values())[1:]], ids=str)
+@pytest.mark.parametrize("policy", [Full(60), *list(ALL_POLICIES.values())[1:]], ids=str)
 def test_parking_and_resuming_is_bit_exact(policy, chunk, committed):
-    checkpoint, actions, config = tiny_checkpoint("matching", chunk), keys(12), SessionConfig(2, 4, policy)
+    checkpoint, actions, config = remembering(policy, chunk), keys(12), SessionConfig(2, 4, policy)
     session = started(checkpoint, config)
     play(session, actions[:5])
     if committed:

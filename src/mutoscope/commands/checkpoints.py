@@ -3,14 +3,27 @@
 from dataclasses import astuple, fields, replace
 from pathlib import Path
 
-from mutoscope.core.errors import CheckpointError, ConfigError
-from mutoscope.memory.policy import Full, PolicyConfig, policy_by_name
+from mutoscope.core.errors import CheckpointError, ConfigError, choose
+from mutoscope.memory.policy import (
+    STATES,
+    FastWeights,
+    Full,
+    PolicyConfig,
+    SinkWindow,
+    StateConfig,
+    Stateful,
+    Window,
+    policy_by_name,
+    state_name,
+)
 from mutoscope.models.checkpoint import CheckpointManifest, read_manifest
 from mutoscope.rollout.session import SessionConfig, default_config, with_steps
 
 BUNDLED = Path(__file__).resolve().parent.parent / "bundled"
 MANIFEST = "manifest.json"
-POLICY_HELP = "write it like window=16, sink=2,window=14 or full=200"
+POLICY_HELP = (
+    "write it like window=16, sink=2,window=14 or full=200; a learned memory after a plus: window=8+linear, window=8+fast-swiglu=2"
+)
 
 
 def bundled_names() -> list[str]:
@@ -44,7 +57,28 @@ def find_checkpoint(name: str) -> Path:
 
 
 def parse_policy(text: str) -> PolicyConfig:
-    """`window=16`, `sink=2,window=14` or `full=200` -> a memory policy; sizes are frames."""
+    """`window=16`, `sink=2,window=14`, `full=200` or `window=8+linear` -> a memory policy; sizes are frames."""
+    frames, _, state = text.partition("+")
+    cache = _parse_cache(frames)
+    if not state:
+        return cache
+    if isinstance(cache, Full):
+        raise ConfigError(f"memory policy '{text}': a memory of everything needs no state beside it; give window or sink instead of full")
+    return Stateful(cache, _parse_state(state.strip()))
+
+
+def _parse_state(text: str) -> StateConfig:
+    """`linear`, `gated-delta`, `fast-mlp` or `fast-swiglu=4`, where the number is the hidden width in multiples of a head's channels."""
+    name, _, number = text.partition("=")
+    state = choose(STATES, name, "learned memory")
+    if not number:
+        return state
+    if not isinstance(state, FastWeights) or not number.isdigit():
+        raise ConfigError(f"learned memory '{text}': only fast weights have a size, a whole number, such as fast-swiglu=4")
+    return replace(state, hidden=int(number))
+
+
+def _parse_cache(text: str) -> Full | Window | SinkWindow:
     sizes: dict[str, int] = {}
     for part in text.split(","):
         name, _, number = part.strip().partition("=")
@@ -59,6 +93,9 @@ def parse_policy(text: str) -> PolicyConfig:
 
 def policy_text(policy: PolicyConfig) -> str:
     """The inverse of `parse_policy`."""
+    if isinstance(policy, Stateful):
+        size = f"={policy.state.hidden}" if isinstance(policy.state, FastWeights) else ""
+        return f"{policy_text(policy.cache)}+{state_name(policy.state)}{size}"
     sizes = {field.name: value for field, value in zip(fields(policy), astuple(policy), strict=True)}
     return f"full={sizes['frames']}" if isinstance(policy, Full) else ",".join(f"{name}={value}" for name, value in sizes.items())
 

@@ -6,6 +6,7 @@ import torch
 
 from mutoscope.core.streams import stream
 from mutoscope.core.world import ActionSpec, WorldSpec
+from mutoscope.memory.policy import state_of
 from mutoscope.models.checkpoint import FORMAT_VERSION, Checkpoint, CheckpointManifest, Starts, freeze, placeless
 from mutoscope.models.codec import ConvCodec, ConvCodecConfig
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
@@ -20,7 +21,7 @@ def untrained_checkpoint(run: RunConfig, device: str) -> Checkpoint:
     codec_stage = next(stage for stage in run.stages if isinstance(stage, CodecStage))
     codec = ConvCodec(ConvCodecConfig(run.data.height, run.data.width, codec_stage.latent_channels, codec_stage.widths, codec_stage.blocks))
     actions = ActionSpec("multi_binary", ("forward", "backward", "turn_left", "turn_right"))
-    config = transformer_config(run.model, codec, actions.dim)
+    config = transformer_config(run.model, codec, actions.dim, state_of(run.memory))
     model = VideoTransformer(config).initialise(stream(run.seed, "model weights"))
     codec.initialise(stream(run.seed, "codec weights"))
     world = WorldSpec(run.data.world, run.data.height, run.data.width, 17.5, actions)

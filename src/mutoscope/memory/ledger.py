@@ -20,12 +20,14 @@ class ChunkPlan:
     """All integers that the passes of one chunk need: what to read, where to write, at which positions.
 
     `sources` are the past; the chunk's own frames are written to `write_slots` by every one of its passes and
-    read there too. The commit is the last pass that writes them.
+    read there too. The commit is the last pass that writes them. `evicted` are the frames that the past lost since the
+    last commit, oldest first: still in their slots until this chunk's first pass, and then no more.
     """
 
     chunk: Chunk
     sources: tuple[SlotSource, ...]
     write_slots: tuple[int, ...]
+    evicted: tuple[SlotSource, ...] = ()
 
     @property
     def read_slots(self) -> tuple[int, ...]:
@@ -42,6 +44,7 @@ class Ledger:
     next_frame: int = 0
     slot_of: dict[int, int] = field(default_factory=dict)
     open_plan: ChunkPlan | None = None
+    evicted: tuple[SlotSource, ...] = ()
 
     def open_chunk(self, length: int) -> ChunkPlan:
         """Plan the next chunk; frames that its policy no longer reads give their slots back.
@@ -54,13 +57,15 @@ class Ledger:
             return self.open_plan
         chunk = Chunk(self.next_frame, length)
         sources = self.policy.past(chunk, tuple(sorted(self.slot_of)))
-        self.slot_of = {source.frame: self.slot_of[source.frame] for source in sources}
+        kept = {source.frame for source in sources}
+        self.evicted += tuple(SlotSource(slot, frame, frame) for frame, slot in sorted(self.slot_of.items()) if frame not in kept)
+        self.slot_of = {frame: slot for frame, slot in self.slot_of.items() if frame in kept}
         taken = set(self.slot_of.values())
         free = [slot for slot in range(self.num_slots) if slot not in taken]
         if len(free) < length:
             raise CapacityError(f"{self.num_slots} slots cannot hold {len(taken)} remembered frames and a chunk of {length}")
         placed = tuple(SlotSource(self.slot_of[source.frame], source.frame, source.position) for source in sources)
-        self.open_plan = ChunkPlan(chunk, placed, tuple(free[:length]))
+        self.open_plan = ChunkPlan(chunk, placed, tuple(free[:length]), self.evicted)
         return self.open_plan
 
     def commit(self) -> None:
@@ -70,7 +75,7 @@ class Ledger:
         for frame, slot in zip(self.open_plan.chunk.frames, self.open_plan.write_slots, strict=True):
             self.slot_of[frame] = slot
         self.next_frame = self.open_plan.chunk.start + self.open_plan.chunk.length
-        self.open_plan = None
+        self.open_plan, self.evicted = None, ()
 
     def drop_open(self) -> None:
         """Forget an open chunk that will not be finished. What its opening evicted stays evicted."""
@@ -78,7 +83,7 @@ class Ledger:
 
     def copy(self) -> "Ledger":
         """An independent copy."""
-        return Ledger(self.policy, self.num_slots, self.next_frame, dict(self.slot_of), self.open_plan)
+        return Ledger(self.policy, self.num_slots, self.next_frame, dict(self.slot_of), self.open_plan, self.evicted)
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ class ChunkSources:
 
     chunk: Chunk
     sources: tuple[Source, ...]
+    evicted: tuple[int, ...] = ()
 
 
 def layout(policy: Policy, lengths: tuple[int, ...]) -> tuple[ChunkSources, ...]:
@@ -98,7 +104,8 @@ def layout(policy: Policy, lengths: tuple[int, ...]) -> tuple[ChunkSources, ...]
     chunks = []
     for length in lengths:
         plan = ledger.open_chunk(length)
-        chunks.append(ChunkSources(plan.chunk, tuple(Source(source.frame, source.position) for source in plan.sources)))
+        sources = tuple(Source(source.frame, source.position) for source in plan.sources)
+        chunks.append(ChunkSources(plan.chunk, sources, tuple(source.frame for source in plan.evicted)))
         ledger.commit()
     return tuple(chunks)
 

@@ -5,7 +5,7 @@ Positions are frame indices in time; what attention sees are their differences.
 """
 
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Literal, Protocol
 
 from mutoscope.core.errors import CapacityError, ConfigError, choose
 
@@ -41,6 +41,11 @@ class Policy(Protocol):
     def past(self, chunk: Chunk, remembered: tuple[int, ...]) -> tuple[Source, ...]:
         """Ordered key sources of `chunk` among the frames still remembered. What it leaves out is evicted for good."""
         ...
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise ConfigError(f"a memory policy needs {name} of at least 1, got {value}")
 
 
 @dataclass(frozen=True)
@@ -115,11 +120,103 @@ class SinkWindow:
         return (*moved, *(Source(frame, frame) for frame in recent))
 
 
-PolicyConfig = Full | Window | SinkWindow
+@dataclass(frozen=True)
+class LinearState:
+    """Linear attention over all frames that the cache gave up: one matrix and one vector per layer and head (Hybrid Forcing)."""
+
+    @property
+    def written_at(self) -> "WrittenAt":
+        """A frame enters when it is evicted, so that cache and state never hold the same frame."""
+        return "eviction"
+
+    def floats(self, head_dim: int) -> int:
+        """Numbers of one layer and head."""
+        return head_dim * (head_dim + 1)
+
+
+@dataclass(frozen=True)
+class GatedDelta:
+    """A linear state that forgets: what a key says replaces what it said before, and all of it decays (SANA-WM)."""
+
+    @property
+    def written_at(self) -> "WrittenAt":
+        """A frame enters when it is evicted."""
+        return "eviction"
+
+    def floats(self, head_dim: int) -> int:
+        """Numbers of one layer and head."""
+        return head_dim * (head_dim + 1)
+
+
+@dataclass(frozen=True)
+class FastWeights:
+    """A small network per layer and head whose weights are the memory: one gradient step per commit (TTT, 2407.04620; LaCT, 2505.23884).
+
+    `form`: "mlp" is two layers, "swiglu" LaCT's three matrices; `hidden` is their width in multiples of the head's channels.
+    """
+
+    form: Literal["mlp", "swiglu"] = "swiglu"
+    hidden: int = 2
+
+    def __post_init__(self) -> None:
+        _at_least_one("hidden", self.hidden)
+
+    @property
+    def written_at(self) -> "WrittenAt":
+        """Every chunk is learned by its own commit, whether or not the cache still holds it."""
+        return "commit"
+
+    @property
+    def matrices(self) -> int:
+        """Matrices of `hidden * head_dim x head_dim` numbers."""
+        return 2 if self.form == "mlp" else 3
+
+    def floats(self, head_dim: int) -> int:
+        """Numbers of one layer and head."""
+        return self.matrices * self.hidden * head_dim**2
+
+
+WrittenAt = Literal["eviction", "commit"]
+StateConfig = LinearState | GatedDelta | FastWeights
+
+
+@dataclass(frozen=True)
+class Stateful:
+    """A cache of frames, and beside it a state of constant size for what the frames told. A cache of one chunk leaves the state alone."""
+
+    cache: Window | SinkWindow
+    state: StateConfig
+
+    def capacity(self, max_chunk: int) -> int:
+        """The cache's slots: the state needs none."""
+        return self.cache.capacity(max_chunk)
+
+    def past(self, chunk: Chunk, remembered: tuple[int, ...]) -> tuple[Source, ...]:
+        """The cache's sources."""
+        return self.cache.past(chunk, remembered)
+
+
+PolicyConfig = Full | Window | SinkWindow | Stateful
 POLICIES: dict[str, type[Full] | type[Window] | type[SinkWindow]] = {"full": Full, "window": Window, "sink": SinkWindow}
+STATES: dict[str, StateConfig] = {
+    "linear": LinearState(),
+    "gated-delta": GatedDelta(),
+    "fast-mlp": FastWeights("mlp"),
+    "fast-swiglu": FastWeights("swiglu"),
+}
 
 
-def policy_by_name(name: str, **sizes: int) -> PolicyConfig:
+def state_of(policy: "PolicyConfig") -> StateConfig | None:
+    """The state that a policy keeps beside its frames, None if it keeps none."""
+    return policy.state if isinstance(policy, Stateful) else None
+
+
+def cache_of(policy: "PolicyConfig") -> Full | Window | SinkWindow:
+    """The part of a policy that keeps frames."""
+    return policy.cache if isinstance(policy, Stateful) else policy
+
+
+def policy_by_name(name: str, **sizes: int) -> Full | Window | SinkWindow:
     """`policy_by_name("window", window=16)`; unknown names and sizes are a ConfigError that lists the known ones."""
     kind = choose(POLICIES, name, "memory policy")
     try:
@@ -129,13 +226,17 @@ def policy_by_name(name: str, **sizes: int) -> PolicyConfig:
 
 
 def policy_name(policy: PolicyConfig) -> str:
-    """The registry's name of a policy."""
-    return next(name for name, kind in POLICIES.items() if isinstance(policy, kind))
+    """The registry's name of a policy; a state's stands behind a plus sign: "window+linear"."""
+    name = next(name for name, kind in POLICIES.items() if isinstance(cache_of(policy), kind))
+    state = state_of(policy)
+    return name if state is None else f"{name}+{state_name(state)}"
 
 
-def _at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise ConfigError(f"a memory policy needs {name} of at least 1, got {value}")
+def state_name(state: StateConfig) -> str:
+    """The registry's name of a kind of state, whatever its size."""
+    if isinstance(state, FastWeights):
+        return f"fast-{state.form}"
+    return next(name for name, known in STATES.items() if isinstance(state, type(known)))
 
 
 def _fits(window: int, max_chunk: int, name: str) -> int:

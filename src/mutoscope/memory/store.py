@@ -2,7 +2,8 @@
 
 Layout `[layer, row, head, slot * tokens, head_dim]`. A row is one player. Keys lie rotated at the position at
 which they were written; only slots whose position can change (sinks) keep their unrotated original beside,
-and are always rotated from that original, never in place.
+and are always rotated from that original, never in place. A learned memory has one float32 state per layer, row and
+head; where frames enter it as they are evicted, their keys lie beside as the layer made them, with the turn of their place.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from mutoscope.core.errors import ConfigError
 from mutoscope.memory.ledger import ChunkPlan, Ledger
-from mutoscope.memory.policy import PolicyConfig, SinkWindow
+from mutoscope.memory.policy import PolicyConfig, SinkWindow, cache_of, state_of
 
 
 @dataclass(frozen=True)
@@ -35,36 +36,74 @@ class CacheSpec:
     @property
     def moving_slots(self) -> int:
         """Leading slots whose frames may change position and so keep their unrotated keys."""
-        return self.policy.sink if isinstance(self.policy, SinkWindow) else 0
+        cache = cache_of(self.policy)
+        return cache.sink if isinstance(cache, SinkWindow) else 0
+
+    @property
+    def state_floats(self) -> int:
+        """Numbers of a learned memory's state per layer, row and head."""
+        state = state_of(self.policy)
+        return 0 if state is None else state.floats(self.head_dim)
+
+    @property
+    def waiting_slots(self) -> int:
+        """Slots whose frames will enter a state once they are evicted, and so keep their keys as the layer made them."""
+        state = state_of(self.policy)
+        return self.slots if state is not None and state.written_at == "eviction" else 0
+
+    def state_bytes(self, dtype: torch.dtype = torch.float32) -> int:
+        """Bytes of a learned memory: its states (float32 at least) with what they begin from, and what waits to enter them."""
+        waiting, wide = self.rows * self.waiting_slots * self.tokens * self.head_dim, _wide(dtype).itemsize
+        states = (self.rows + 1) * self.state_floats * wide
+        return self.layers * self.heads * (waiting * dtype.itemsize + states) + waiting * wide
 
     def bytes(self, dtype: torch.dtype = torch.float32) -> int:
-        """Exactly what a MemoryStore of this spec allocates for keys, values and originals."""
+        """Exactly what a MemoryStore of this spec allocates: keys, values, originals, states."""
         per_slot = self.layers * self.rows * self.heads * self.tokens * self.head_dim * dtype.itemsize
-        return per_slot * (2 * self.slots + self.moving_slots)
+        return per_slot * (2 * self.slots + self.moving_slots) + self.state_bytes(dtype)
 
 
 class MemoryStore:
-    """Keys and values of `spec.rows` players, each with a ledger of its own."""
+    """Keys and values of `spec.rows` players, each with a ledger of its own, and their learned memories' states.
 
-    def __init__(self, spec: CacheSpec, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+    `start` `[layer, head, floats]` is what the states begin from; without a learned memory an empty tensor.
+    """
+
+    def __init__(
+        self, spec: CacheSpec, start: Tensor | None = None, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
         self.spec = spec
-        length = spec.slots * spec.tokens
-        shape = (spec.layers, spec.rows, spec.heads, length, spec.head_dim)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
-        self.originals = torch.zeros((*shape[:3], spec.moving_slots * spec.tokens, spec.head_dim), device=device, dtype=dtype)
+
+        def slots(count: int) -> Tensor:
+            return torch.zeros(spec.layers, spec.rows, spec.heads, count * spec.tokens, spec.head_dim, device=device, dtype=dtype)
+
+        self.keys, self.values, self.originals = slots(spec.slots), slots(spec.slots), slots(spec.moving_slots)
+        self.waiting = slots(spec.waiting_slots)
+        turns = (spec.rows, 1, spec.waiting_slots * spec.tokens, spec.head_dim // 2)
+        self.waiting_turns = torch.zeros(turns, device=device, dtype=torch.complex128 if dtype == torch.float64 else torch.complex64)
+        wide = torch.zeros(spec.layers, spec.heads, spec.state_floats, device=device, dtype=_wide(dtype))
+        self.start = wide if start is None else start.to(wide).view_as(wide)
+        self.states = self.start[:, None].repeat(1, spec.rows, 1, 1)
         self.ledgers = [Ledger(spec.policy, spec.slots) for _ in range(spec.rows)]
         self.positions: list[dict[int, int]] = [{} for _ in range(spec.rows)]
+        self.entered = [-1] * spec.rows
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that belongs to rows, and so is parked."""
+        return self.keys, self.values, self.originals, self.waiting, self.waiting_turns, self.states
 
     @property
     def bytes(self) -> int:
         """Bytes held by the tensors."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in (self.keys, self.values, self.originals))
+        return sum(tensor.numel() * tensor.element_size() for tensor in (*self.tensors, self.start))
 
     def clear(self, row: int) -> None:
         """Forget everything in a row. Its slots are not wiped: no plan reads a slot that was not written."""
         self.ledgers[row] = Ledger(self.spec.policy, self.spec.slots)
         self.positions[row] = {}
+        self.states[:, row] = self.start
+        self.entered[row] = -1
 
     def span(self, slot: int) -> slice:
         """The token range of a slot."""
@@ -78,6 +117,24 @@ class MemoryStore:
             self.values[layer, rows, :, target] = values[:, :, source]
             if slot < self.spec.moving_slots:
                 self.originals[layer, rows, :, target] = original[:, :, source]
+
+    def await_eviction(self, layer: int, rows: slice, slots: tuple[int, ...], keys: Tensor, turns: Tensor) -> None:
+        """Keep a chunk's keys `[row, head, frames * tokens, head_dim]` as the layer made them, and their timeless turns, for the state."""
+        for place, slot in enumerate(slots):
+            source, target = self.span(place), self.span(slot)
+            self.waiting[layer, rows, :, target] = keys[:, :, source]
+            if layer == 0:
+                self.waiting_turns[rows, :, target] = turns[..., source, :]
+
+    def take_entering(self, rows: slice, plan: ChunkPlan) -> tuple[int, ...]:
+        """Slots of the evicted frames that have not entered the states yet, oldest first; from now on they count as entered."""
+        numbers = range(*rows.indices(self.spec.rows))
+        if not self.spec.waiting_slots or not plan.evicted:
+            return ()
+        entering = tuple(source.slot for source in plan.evicted if source.frame > self.entered[numbers[0]])
+        for row in numbers:
+            self.entered[row] = max(self.entered[row], plan.evicted[-1].frame)
+        return entering
 
     def moved(self, row: int, plan: ChunkPlan) -> list[tuple[int, int]]:
         """(slot, new position) of the sources that do not stand where their keys were last rotated to."""
@@ -93,14 +150,15 @@ class MemoryStore:
     def park(self) -> dict[str, object]:
         """A copy of all state, tensors included, that `restore` brings back bit for bit."""
         return {
-            "tensors": [tensor.clone() for tensor in (self.keys, self.values, self.originals)],
+            "tensors": [tensor.clone() for tensor in self.tensors],
             "ledgers": [ledger.copy() for ledger in self.ledgers],
+            "entered": list(self.entered),
             "positions": [dict(known) for known in self.positions],
         }
 
     def restore(self, parked: dict) -> None:
         """Bring a parked state back; the state itself stays usable. Another size or policy is a ConfigError."""
-        targets = (self.keys, self.values, self.originals)
+        targets = self.tensors
         if [tuple(tensor.shape) for tensor in parked["tensors"]] != [tuple(tensor.shape) for tensor in targets]:
             raise ConfigError("the parked memory is of another size than this one; use the same model, policy and chunk")
         if any(ledger.policy != self.spec.policy for ledger in parked["ledgers"]):
@@ -109,6 +167,7 @@ class MemoryStore:
             target.copy_(tensor)
         self.ledgers = [ledger.copy() for ledger in parked["ledgers"]]
         self.positions = [dict(known) for known in parked["positions"]]
+        self.entered = list(parked["entered"])
 
     def open_chunk(self, rows: slice, length: int) -> ChunkPlan:
         """Open the next chunk of rows whose ledgers agree; rows that differ in age need separate calls."""
@@ -121,3 +180,8 @@ class MemoryStore:
         """The open chunk of these rows becomes part of the past. Their keys and values must have been written at sigma 0."""
         for ledger in self.ledgers[rows]:
             ledger.commit()
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """States lie in float32 at least: they live through more steps than half precision bears."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

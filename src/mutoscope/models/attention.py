@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from mutoscope.core.errors import ConfigError
 from mutoscope.core.shapes import TokenGrid
 from mutoscope.memory.ledger import ChunkSources
+from mutoscope.models.recall import RecallLayer
 from mutoscope.models.rope import rotate, rotations
 
 
@@ -30,6 +32,10 @@ class Attend(Protocol):
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Unrotated `[batch, head, token, head_dim]` three times -> attended values of the same shape."""
+        ...
+
+    def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """What a learned memory adds, of the same shape. Called after the layer's attention, for models that have one."""
         ...
 
 
@@ -46,17 +52,25 @@ class WholeClip:
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         return attention(rotate(queries, self.rotation), rotate(keys, self.rotation), values)
 
+    def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Whole clips have no past to be remembered."""
+        raise ConfigError("a model with a learned memory runs chunk by chunk; the bidirectional teacher has none")
+
 
 @dataclass(frozen=True)
 class Turns:
-    """How tokens are turned: `whole` by all that is known of them, `place` by their place in the world alone (None: they have none)."""
+    """How tokens are turned: `whole` by their time and `timeless`, which is where they stand on the screen and in the world.
+
+    `place` is by their place in the world alone (None: they have none).
+    """
 
     whole: Tensor
+    timeless: Tensor
     place: Tensor | None = None
 
     def placed(self, place: Tensor) -> "Turns":
         """Turned to places too."""
-        return Turns(self.whole * place, place if self.place is None else self.place * place)
+        return Turns(self.whole * place, self.timeless * place, place if self.place is None else self.place * place)
 
 
 Frames = tuple[Tensor, ...]
@@ -72,15 +86,20 @@ class ClipLayout:
     head_dim: int
     device: torch.device
     dtype: torch.dtype
-    rotation: Tensor = field(init=False)
+    turns: Turns = field(init=False)
 
     def __post_init__(self) -> None:
         frames = sum(self.lengths)
-        self.rotation = self.rotations(0, frames)
+        still = rotations(torch.zeros(1, device=self.device), self.grid, self.head_dim, self.dtype)
+        self.turns = Turns(self.rotations(0, frames), still.repeat(frames, 1))
 
     def rotations(self, start: int, stop: int) -> Tensor:
         """Those of frames at positions start .. stop - 1."""
         return rotations(torch.arange(start, stop, device=self.device), self.grid, self.head_dim, self.dtype)
+
+    def turn(self, turns: Turns, start: int, stop: int) -> Tensor:
+        """The timeless turn of frames start .. stop - 1, `[.., frames * tokens, head_dim / 2]`."""
+        return turns.timeless[..., start * self.grid.tokens : stop * self.grid.tokens, :]
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -111,20 +130,26 @@ class ClipLayout:
 
 @dataclass
 class Context:
-    """Per layer: keys turned to their place but not their position, keys turned to both, and values of the clean half."""
+    """What the clean half leaves for the noisy half.
+
+    layers  per layer: keys turned to their place but not their position, keys turned to both, and values
+    states  per layer, for models with a learned memory: the state that each chunk's denoising passes read
+    """
 
     layers: list[tuple[Tensor, Tensor, Tensor]]
+    states: list[list[Tensor]] = field(default_factory=list)
 
     def detach(self) -> "Context":
         """Without gradient."""
-        return Context([(original.detach(), rotated.detach(), values.detach()) for original, rotated, values in self.layers])
+        layers = [(original.detach(), rotated.detach(), values.detach()) for original, rotated, values in self.layers]
+        return Context(layers, [[state.detach() for state in states] for states in self.states])
 
 
 class CleanHalf:
     """The commit passes of a whole clip at once; collects the context that the noisy half reads."""
 
     def __init__(self, layout: ClipLayout) -> None:
-        self.layout, self.turns = layout, Turns(layout.rotation)
+        self.layout, self.turns = layout, layout.turns
         self.context = Context([])
 
     def placed(self, place: Tensor) -> "CleanHalf":
@@ -139,12 +164,30 @@ class CleanHalf:
         self.context.layers.append((original, rotated, values))
         return _attend_chunks(self.layout, rotate(queries, self.turns.whole), (rotated, values), (original, rotated, values))
 
+    def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Writes chunk after chunk as play does: what was evicted when a chunk opens, or the chunk itself when it is committed."""
+        parts, at_commit = self.layout, memory.written_at == "commit"
+        asking, own_keys, own_values = parts.frames(queries), parts.frames(keys), parts.frames(values)
+        with torch.autocast(queries.device.type, enabled=False):
+            state, before, outputs = memory.start(queries.shape[0]), [], []
+            for chunk in parts.chunks:
+                for frame in () if at_commit else chunk.evicted:
+                    state = memory.write(state, own_keys[frame], own_values[frame], parts.turn(self.turns, frame, frame + 1))
+                before.append(state)
+                start, stop = chunk.chunk.start, chunk.chunk.start + chunk.chunk.length
+                turn = parts.turn(self.turns, start, stop)
+                if at_commit:
+                    state = memory.write(state, torch.cat(own_keys[start:stop], dim=2), torch.cat(own_values[start:stop], dim=2), turn)
+                outputs.append(memory.read(state, torch.cat(asking[start:stop], dim=2), turn))
+        self.context.states.append(before)
+        return torch.cat(outputs, dim=2)
+
 
 class NoisyHalf:
     """The denoising passes of a whole clip at once, each chunk given its clean past."""
 
     def __init__(self, layout: ClipLayout, context: Context) -> None:
-        self.layout, self.context, self.turns = layout, context, Turns(layout.rotation)
+        self.layout, self.context, self.turns = layout, context, layout.turns
 
     def placed(self, place: Tensor) -> "NoisyHalf":
         """The same half, turned to places too."""
@@ -155,6 +198,15 @@ class NoisyHalf:
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         rotated = rotate(keys, self.turns.whole)
         return _attend_chunks(self.layout, rotate(queries, self.turns.whole), (rotated, values), self.context.layers[layer])
+
+    def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Reads the state that the clean past left, and writes nothing."""
+        parts, outputs, asking = self.layout, [], self.layout.frames(queries)
+        with torch.autocast(queries.device.type, enabled=False):
+            for chunk, state in zip(parts.chunks, self.context.states[layer], strict=True):
+                start, stop = chunk.chunk.start, chunk.chunk.start + chunk.chunk.length
+                outputs.append(memory.read(state, torch.cat(asking[start:stop], dim=2), parts.turn(self.turns, start, stop)))
+        return torch.cat(outputs, dim=2)
 
 
 def _attend_chunks(layout: ClipLayout, queries: Tensor, own: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor, Tensor]) -> Tensor:

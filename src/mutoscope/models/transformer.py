@@ -6,6 +6,7 @@ is passed in (models.attention), so that training and play run the very same lay
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -14,16 +15,20 @@ from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.shapes import LatentShape, TokenGrid, token_grid
-from mutoscope.memory.policy import PolicyConfig
-from mutoscope.memory.store import CacheSpec
+from mutoscope.memory.policy import PolicyConfig, StateConfig, state_of
+from mutoscope.memory.store import CacheSpec, MemoryStore
 from mutoscope.models.attention import Attend
 from mutoscope.models.conditions import Conditions
+from mutoscope.models.recall import LearnedRecall, RecallLayer, learned_memories, recall_layer
 from mutoscope.models.rope import travel_rotations
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Dimensions. `action_dim` and `text_dim` of 0 leave those inputs out; `temporal_stride` is the codec's; `travel`: see class Travel."""
+    """Dimensions. `action_dim` and `text_dim` of 0 leave those inputs out; `temporal_stride` is the codec's; `travel`: see class Travel.
+
+    `recall` is the state that a learned memory keeps in every layer (models.recall); None leaves the memory out.
+    """
 
     latent: LatentShape
     dim: int
@@ -36,6 +41,7 @@ class TransformerConfig:
     temporal_stride: int = 1
     text_dim: int = 0
     travel: bool = False
+    recall: StateConfig | None = None
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
@@ -86,10 +92,13 @@ class Attention(nn.Module):
         """`[B, N, dim]` -> `[B, head, N, head_dim]`."""
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-    def self_attention(self, x: Tensor, layer: int, attend: Attend) -> Tensor:
-        """Queries, keys and values of x, attended as the mode says, projected out."""
-        queries, keys = self.heads(self.norm_q(self.q(x))), self.heads(self.norm_k(self.k(x)))
-        return self.o(attend(layer, queries, keys, self.heads(self.v(x))).transpose(1, 2).flatten(2))
+    def self_attention(self, x: Tensor, layer: int, attend: Attend, memories: Iterable[RecallLayer]) -> Tensor:
+        """Queries, keys and values of x, attended as the mode says; what learned memories recall is added, and all is projected out."""
+        queries, keys, values = self.heads(self.norm_q(self.q(x))), self.heads(self.norm_k(self.k(x))), self.heads(self.v(x))
+        attended = attend(layer, queries, keys, values)
+        for memory in memories:
+            attended = attended + attend.recall(layer, memory, queries, keys, values)
+        return self.o(attended.transpose(1, 2).flatten(2))
 
     def cross_attention(self, x: Tensor, text: Tensor) -> Tensor:
         """Tokens of x read the text tokens `[B, L, dim]`."""
@@ -109,13 +118,15 @@ class Block(nn.Module):
             self.norm3 = nn.LayerNorm(config.dim, config.eps)
         self.ffn = nn.Sequential(nn.Linear(config.dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, config.dim))
         self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
+        recalls = () if config.recall is None else (recall_layer(config.recall, config.num_heads, config.head_dim),)
+        self.recall = nn.ModuleList(recalls)
 
     def forward(self, x: Tensor, modulation: Tensor, text: Tensor, attend: Attend) -> Tensor:
         """x `[B, F, T, dim]`, modulation `[B, F, 6, dim]`, text `[B, L, dim]` (L = 0: no text)."""
         batch, frames, tokens, dim = x.shape
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.modulation)[:, :, :, None].unbind(2)
         normed = torch.addcmul(shift1, layer_norm(x, (dim,), eps=self.eps), 1 + scale1)
-        attended = self.self_attn.self_attention(normed.flatten(1, 2), self.layer, attend)
+        attended = self.self_attn.self_attention(normed.flatten(1, 2), self.layer, attend, learned_memories(self.recall))
         x = torch.addcmul(x, attended.view(batch, frames, tokens, dim), gate1)
         if text.shape[1]:
             flat = x.flatten(1, 2)
@@ -194,6 +205,8 @@ class VideoTransformer(nn.Module):
     def initialise(self, generator: torch.Generator) -> "VideoTransformer":
         """Fresh weights from a named generator: Xavier for matrices, zero biases, a zero output head (so velocity starts at 0)."""
         for name, parameter in self.named_parameters():
+            if ".recall." in name:
+                continue
             if name == "travel.step":
                 nn.init.zeros_(parameter)
             elif name.endswith("modulation"):
@@ -209,7 +222,25 @@ class VideoTransformer(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=0.02, generator=generator)
         nn.init.zeros_(self.head.head.weight)
+        for memory in self.memories:
+            memory.initialise(generator)
         return self
+
+    @property
+    def memories(self) -> list[LearnedRecall]:
+        """The learned memories of all layers; none where the config has none."""
+        return learned_memories(self)
+
+    def new_store(self, policy: PolicyConfig, max_chunk: int, rows: int, like: Tensor) -> MemoryStore:
+        """An empty store of this model under a policy, on the device and in the type of `like`; learned memories at their start."""
+        if state_of(policy) != self.config.recall:
+            raise ConfigError(
+                f"this model's learned memory is {self.config.recall or 'none'}, and the memory policy wants {state_of(policy) or 'none'}; "
+                "a learned memory is part of the weights: choose another cache beside it, or train one with that recipe"
+            )
+        starts = [memory.start(1)[0] for memory in self.memories]
+        start = torch.stack(starts) if starts else like.new_zeros(0)
+        return MemoryStore(self.config.cache(policy, max_chunk, rows), start.detach(), device=like.device, dtype=like.dtype)
 
     def forward(self, latents: Tensor, sigma: Tensor, conditions: Conditions, attend: Attend) -> Tensor:
         """latents `[B, F, C, H, W]`, sigma `[B, F]` -> velocity of the latents' shape."""

@@ -12,6 +12,7 @@ from mutoscope.memory.ledger import ChunkPlan
 from mutoscope.memory.store import MemoryStore
 from mutoscope.models.attention import Turns
 from mutoscope.models.conditions import Conditions
+from mutoscope.models.recall import RecallLayer
 from mutoscope.models.rope import rotate, rotations
 from mutoscope.models.transformer import VideoTransformer
 
@@ -20,7 +21,8 @@ from mutoscope.models.transformer import VideoTransformer
 class Pass:
     """One chunk of `rows` of a store at one noise level: latents `[row, frame, C, H, W]`, sigma a float for all of them.
 
-    Every pass writes its keys and values into the chunk's own slots; the last one, at sigma 0, is the commit.
+    Every pass writes its keys and values into the chunk's own slots; the last one, at sigma 0, is the commit, and it alone writes
+    into a learned memory.
     """
 
     store: MemoryStore
@@ -29,6 +31,7 @@ class Pass:
     latents: Tensor
     sigma: float
     conditions: Conditions
+    commits: bool = False
 
 
 Planner = Generator[Pass, Tensor, Tensor]
@@ -72,6 +75,23 @@ class Streaming:
         past_keys, past_values = store.keys[layer, rows, :, : segment.reads], store.values[layer, rows, :, : segment.reads]
         return scaled_dot_product_attention(rotate(queries[part], turns.whole), past_keys, past_values, attn_mask=segment.hidden)
 
+    def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Commits write where the memory is written by commits; all passes read."""
+        parts = [segment.batch for segment in self.segments]
+        read = [
+            self._recall(layer, segment, memory, queries[part], keys[part], values[part])
+            for segment, part in zip(self.segments, parts, strict=True)
+        ]
+        return read[0] if len(read) == 1 else torch.cat(read)
+
+    def _recall(self, layer: int, segment: Segment, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        store, rows, turn, item = segment.item.store, segment.item.rows, segment.turns.timeless, segment.item
+        if memory.written_at == "eviction":
+            store.await_eviction(layer, rows, item.plan.write_slots, keys, turn)
+        elif item.commits:
+            store.states[layer, rows] = memory.write(store.states[layer, rows], keys, values, turn)
+        return memory.read(store.states[layer, rows], queries, turn)
+
 
 @dataclass(frozen=True)
 class Executor:
@@ -87,6 +107,7 @@ class Executor:
         _check_apart(passes)
         segments, first = [], 0
         for item in passes:
+            remember_evicted(self.model, item)
             place_moved(self.model, item)
             size = item.latents.shape[0]
             segments.append(self._segment(item, slice(first, first + size)))
@@ -102,7 +123,7 @@ class Executor:
         slots = item.plan.read_slots
         highest = max(slots) + 1
         hidden = None if len(slots) == highest else slot_mask(slots, highest, config.grid.tokens, device)
-        turns = Turns(rotations(positions, config.grid, config.head_dim, item.latents.dtype))
+        turns = Turns(*(rotations(at, config.grid, config.head_dim, item.latents.dtype) for at in (positions, positions * 0)))
         return Segment(batch, item, turns, highest * config.grid.tokens, hidden)
 
 
@@ -111,6 +132,17 @@ def slot_mask(slots: tuple[int, ...], highest: int, tokens: int, device: torch.d
     mask = torch.zeros(highest, dtype=torch.bool)
     mask[list(slots)] = True
     return mask.repeat_interleave(tokens)[None].to(device)
+
+
+def remember_evicted(model: VideoTransformer, item: Pass) -> None:
+    """Frames that left the cache enter the learned memories, in all layers, while they still lie in their slots."""
+    store, rows = item.store, item.rows
+    for slot in store.take_entering(rows, item.plan):
+        span = store.span(slot)
+        turn = store.waiting_turns[rows, :, span]
+        for layer, memory in enumerate(model.memories):
+            keys, values = store.waiting[layer, rows, :, span], store.values[layer, rows, :, span]
+            store.states[layer, rows] = memory.write(store.states[layer, rows], keys, values, turn)
 
 
 def place_moved(model: VideoTransformer, item: Pass) -> None:

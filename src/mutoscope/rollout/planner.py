@@ -78,6 +78,6 @@ def euler_chunk(job: ChunkJob, grid: tuple[float, ...], guidance: float) -> Plan
 def commit_chunk(store: MemoryStore, rows: slice, clean: Tensor, conditions: Conditions) -> Planner:
     """The pass at sigma 0 that writes a finished (or real) chunk into memory. Returns the chunk."""
     plan = store.open_chunk(rows, clean.shape[1])
-    yield Pass(store, rows, plan, clean, 0.0, conditions)
+    yield Pass(store, rows, plan, clean, 0.0, conditions, commits=True)
     store.commit(rows)
     return clean

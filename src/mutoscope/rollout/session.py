@@ -12,7 +12,6 @@ from mutoscope.core.errors import CheckpointError, ConfigError
 from mutoscope.core.streams import derive_seed, stream
 from mutoscope.core.world import WorldSpec
 from mutoscope.memory.policy import PolicyConfig
-from mutoscope.memory.store import MemoryStore
 from mutoscope.models.checkpoint import Checkpoint, CheckpointManifest
 from mutoscope.models.codec import Codec, to_frames, to_model_pixels
 from mutoscope.models.conditions import Conditions, action_conditions, clip_conditions
@@ -78,7 +77,7 @@ class Session:
         self.chunk_frames = manifest.chunk_frames
         self.device = next(model.parameters()).device
         self.executor = Executor(model)
-        self.store = MemoryStore(model.config.cache(config.policy, self.chunk_frames, rows), device=self.device)
+        self.store = model.new_store(config.policy, self.chunk_frames, rows, torch.zeros(0, device=self.device))
         self.sampler = choose_sampler(manifest, config)
         self.seeds = tuple(derive_seed(config.seed, "session row", row) for row in range(rows))
         self.num_frames = self.generated_chunks = 0

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from mutoscope.memory.ledger import chunk_lengths
 from mutoscope.memory.policy import PolicyConfig
-from mutoscope.memory.store import MemoryStore
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.transformer import VideoTransformer
 from mutoscope.rollout.executor import Executor, drive
@@ -44,8 +43,7 @@ def roll_out(model: VideoTransformer, plan: RolloutPlan, real: Tensor, condition
     """Generate clips of `real`'s length `[B, F, C, H, W]` from its first `plan.context` frames, under its conditions."""
     batch, frames = real.shape[:2]
     lengths = chunk_lengths(frames, plan.chunk_frames, plan.context)
-    spec = model.config.cache(plan.policy, plan.chunk_frames, batch)
-    store, rows, executor = MemoryStore(spec, device=real.device, dtype=real.dtype), slice(0, batch), Executor(model)
+    store, rows, executor = model.new_store(plan.policy, plan.chunk_frames, batch, real), slice(0, batch), Executor(model)
     clean, noisy, sigma, start = real.clone(), real.clone(), real.new_zeros(batch, frames), 0
     for index, length in enumerate(lengths):
         stop = start + length

@@ -1,10 +1,11 @@
 """From a stage's config to its run: the table of stages, and what their checkpoints say about how to be played."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from mutoscope.core.errors import ConfigError
+from mutoscope.memory.policy import StateConfig, state_of
 from mutoscope.models.checkpoint import Checkpoint, StageName
 from mutoscope.models.codec import ConvCodec
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
@@ -46,15 +47,15 @@ def build_stage(run: RunConfig, stage: StageConfig, inputs: dict[str, Checkpoint
     """A stage ready for the loop. `fresh` is a new model (or codec) for the stages that start from nothing."""
     models = {name: checkpoint.model for name, checkpoint in inputs.items()}
     for name, model in models.items():
-        if isinstance(fresh, VideoTransformer) and model.config != fresh.config:
+        if isinstance(fresh, VideoTransformer) and replace(model.config, recall=None) != replace(fresh.config, recall=None):
             raise ConfigError(f"stage '{stage.name}': the checkpoint of '{name}' has a model of another size than this recipe's")
     match stage, fresh:
         case CodecStage(), ConvCodec():
             return CodecRun.make(stage, fresh)
         case BidirectionalStage(), VideoTransformer():
             return BidirectionalRun.make(run, stage, fresh)
-        case AutoregressiveStage(), _:
-            return AutoregressiveRun.make(run, stage, models[stage.start].requires_grad_(True))
+        case AutoregressiveStage(), VideoTransformer():
+            return AutoregressiveRun.make(run, stage, with_memory(models[stage.start], fresh).requires_grad_(True))
         case OdeStage(), _:
             return OdeRun.make(run, stage, models[stage.start], source)
         case ConsistencyStage(), _:
@@ -64,8 +65,24 @@ def build_stage(run: RunConfig, stage: StageConfig, inputs: dict[str, Checkpoint
     raise ConfigError(f"stage '{stage.name}' of kind {type(stage).__name__} cannot be built around a {type(fresh).__name__}")
 
 
-def transformer_config(model: ModelConfig, codec: ConvCodec, action_dim: int) -> TransformerConfig:
-    """A recipe's transformer, sized for its codec and world."""
+def with_memory(model: VideoTransformer, fresh: VideoTransformer) -> VideoTransformer:
+    """The trained model with the fresh one's learned memory, whose gate is shut, so that adding it changes nothing at first."""
+    if model.config == fresh.config:
+        return model
+    if model.config.recall is not None:
+        raise ConfigError(f"the checkpoint has the learned memory {model.config.recall}, and this recipe wants {fresh.config.recall}")
+    weights = {name: value for name, value in fresh.state_dict().items() if ".recall." in name}
+    fresh.load_state_dict(weights | model.state_dict())
+    return fresh
+
+
+def recall_of(run: RunConfig, stage: StageConfig) -> StateConfig | None:
+    """The learned memory of a stage's model: that of the run's memory, but whole clips need none."""
+    return None if isinstance(stage, (CodecStage, BidirectionalStage)) else state_of(run.memory)
+
+
+def transformer_config(model: ModelConfig, codec: ConvCodec, action_dim: int, recall: StateConfig | None) -> TransformerConfig:
+    """A recipe's transformer, sized for its codec and world, with a learned memory or without."""
     return TransformerConfig(
         latent=codec.latent,
         dim=model.dim,
@@ -77,6 +94,7 @@ def transformer_config(model: ModelConfig, codec: ConvCodec, action_dim: int) ->
         action_dim=action_dim,
         temporal_stride=codec.temporal_stride,
         travel=model.travel,
+        recall=recall,
     )
 
 

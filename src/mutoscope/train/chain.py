@@ -21,6 +21,7 @@ from mutoscope.core.provenance import provenance
 from mutoscope.core.streams import derive_seed, stream
 from mutoscope.data.batches import ClipSampler
 from mutoscope.data.clips import ClipDataset, open_dataset
+from mutoscope.memory.policy import state_name
 from mutoscope.models.checkpoint import (
     FORMAT_VERSION,
     Checkpoint,
@@ -34,8 +35,8 @@ from mutoscope.models.checkpoint import (
 )
 from mutoscope.models.codec import ConvCodec, ConvCodecConfig, to_model_pixels
 from mutoscope.models.transformer import VideoTransformer
-from mutoscope.train.build import build_stage, stage_figures, transformer_config
-from mutoscope.train.config import CodecStage, RunConfig, StageConfig, parents
+from mutoscope.train.build import build_stage, recall_of, stage_figures, transformer_config
+from mutoscope.train.config import CodecStage, MatchingStage, RunConfig, StageConfig, parents
 from mutoscope.train.loop import LoopPlan, run_loop
 from mutoscope.train.parallel import Workers
 from mutoscope.train.pictures import draw_samples, sample_frames
@@ -164,7 +165,7 @@ def train_stage(chain: Chain, stage: StageConfig) -> None:
     latents = prepare_latents(chain, codec)
     source = ClipSource(latents, "latents", chain.run.clip_frames, stage.update, derive_seed(chain.run.seed, stage.name), chain.workers)
     inputs = {name: load_parent(chain, name) for name in parents(stage)}
-    run_stage = build_stage(chain.run, stage, inputs, fresh_model(chain, codec), source)
+    run_stage = build_stage(chain.run, stage, inputs, fresh_model(chain, stage, codec), source)
     run_loop(run_stage, source, plan, chain.workers, lambda update: draw_samples(chain, stage, run_stage, codec, update))
     if chain.workers.leads:
         manifest = stage_manifest(chain, stage, codec_manifest.codec, inputs)
@@ -207,9 +208,9 @@ def load_parent(chain: Chain, name: str) -> Checkpoint:
     return checkpoint
 
 
-def fresh_model(chain: Chain, codec: ConvCodec) -> VideoTransformer:
-    """The run's transformer with fresh weights, sized for its codec and world."""
-    config = transformer_config(chain.run.model, codec, chain.train_data.world.actions.dim)
+def fresh_model(chain: Chain, stage: StageConfig, codec: ConvCodec) -> VideoTransformer:
+    """A stage's transformer with fresh weights, sized for its codec and world."""
+    config = transformer_config(chain.run.model, codec, chain.train_data.world.actions.dim, recall_of(chain.run, stage))
     return VideoTransformer(config).initialise(stream(chain.run.seed, "model weights")).to(chain.workers.device)
 
 
@@ -241,7 +242,7 @@ def stage_manifest(chain: Chain, stage: StageConfig, codec: ConvCodecConfig, inp
     run, is_codec = chain.run, isinstance(stage, CodecStage)
     path = chain.checkpoint_path(chain.codec_stage.name)
     before = None if is_codec else read_manifest(path)
-    model = None if is_codec else fresh_model(chain, load_codec(path)[1]).config
+    model = None if is_codec else fresh_model(chain, stage, load_codec(path)[1]).config
     figures = stage_figures(stage, inputs)
     return CheckpointManifest(
         format_version=FORMAT_VERSION,
@@ -266,7 +267,17 @@ def stage_manifest(chain: Chain, stage: StageConfig, codec: ConvCodecConfig, inp
         recipe_hash=chain.stage_identity(stage),
         latent_mean=() if before is None else before.latent_mean,
         latent_std=() if before is None else before.latent_std,
+        memory_modules=memory_modules(run, stage),
     )
+
+
+def memory_modules(run: RunConfig, stage: StageConfig) -> tuple[str, ...]:
+    """The learned memory in a stage's model, and whether the stage taught its writing."""
+    recall = recall_of(run, stage)
+    if recall is None:
+        return ()
+    taught = "writing frozen (matching reads what the detached past wrote)" if isinstance(stage, MatchingStage) else "writing taught"
+    return (f"{state_name(recall)}: {taught}",)
 
 
 def draw_starts(chain: Chain) -> Starts:

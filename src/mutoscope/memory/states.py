@@ -1,0 +1,117 @@
+"""What a memory of constant size does with a chunk: pure functions on states, keys, values and queries, all in float32 (or float64).
+
+One write takes a whole chunk, its tokens side by side, so that training and play write alike. Shapes: states `[B, head, ..]`, keys
+`[B, head, token, D]`, values `[B, head, token, D]`. Keys that a state rotates come twice: as they are (they count), and turned (they
+address). Writes are made for autograd too: in training, gradient flows through every one of them, the inner step of fast weights included.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, silu
+
+EPS_LINEAR = 1e-6
+FLOOR_DELTA = 0.05
+
+
+def linear_write(matrix: Tensor, total: Tensor, keys: Tensor, turned: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """S + sum_t turned_t v_t^T `[B, head, D, D]` and z + sum_t keys_t `[B, head, D]`; keys >= 0 (Hybrid Forcing)."""
+    return matrix + turned.transpose(-1, -2) @ values, total + keys.sum(dim=-2)
+
+
+def linear_read(matrix: Tensor, total: Tensor, queries: Tensor, turned: Tensor) -> Tensor:
+    """(turned S) / (queries . z + eps) `[B, head, token, D]`; an empty state gives 0."""
+    return (turned @ matrix) / ((queries @ total[..., None]) + EPS_LINEAR)
+
+
+def delta_write(
+    matrix: Tensor, total: Tensor, keys: Tensor, turned: Tensor, values: Tensor, keep: Tensor, rate: Tensor
+) -> tuple[Tensor, Tensor]:
+    """S <- a (S - b K^T K S) + b K^T V and the same for z with ones as values; a, b `[B, head, 1, 1]` in 0 .. 1 (SANA-WM).
+
+    With keys scaled by 1 / sqrt(D * tokens) the erasing step K^T K has a norm of at most about 1 and cannot diverge.
+    """
+    across = turned.transpose(-1, -2)
+    erased = matrix - rate * (across @ (turned @ matrix))
+    column = total[..., None]
+    faded = column - rate * (keys.transpose(-1, -2) @ (keys @ column))
+    told = rate * keys.sum(dim=-2, keepdim=True).transpose(-1, -2)
+    return keep * erased + rate * (across @ values), (keep * faded + told)[..., 0]
+
+
+def delta_read(matrix: Tensor, total: Tensor, queries: Tensor, turned: Tensor) -> Tensor:
+    """(turned S) / (queries . z), the divisor held at FLOOR_DELTA or more: erasing can turn its sign, and then nothing is known there."""
+    return (turned @ matrix) / (queries @ total[..., None]).clamp_min(FLOOR_DELTA)
+
+
+def mlp_read(weights: tuple[Tensor, ...], inputs: Tensor) -> Tensor:
+    """f(x) = LN(W2 gelu(W1 x)); what is recalled is x + f(x). weights `[B, head, hidden, D]`, `[B, head, D, hidden]`."""
+    first, second = weights
+    return _normed(gelu(inputs @ first.transpose(-1, -2), approximate="tanh") @ second.transpose(-1, -2))
+
+
+def mlp_gradient(weights: tuple[Tensor, ...], keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+    """Gradient of mean_t || LN f(k_t) - (v_t - k_t) ||^2 / D with respect to both matrices, written out."""
+    first, second = weights
+    inner = keys @ first.transpose(-1, -2)
+    hidden = gelu(inner, approximate="tanh")
+    raw = hidden @ second.transpose(-1, -2)
+    normed, spread = _normed(raw), _spread(raw)
+    size = keys.shape[-2] * keys.shape[-1]
+    error = 2 * (normed - (values - keys)) / size
+    back = (error - error.mean(-1, keepdim=True) - normed * (error * normed).mean(-1, keepdim=True)) / spread
+    inward = (back @ second) * _gelu_slope(inner)
+    return inward.transpose(-1, -2) @ keys, back.transpose(-1, -2) @ hidden
+
+
+def swiglu_read(weights: tuple[Tensor, ...], inputs: Tensor) -> Tensor:
+    """f(x) = W1 (silu(W0 x) * W2 x) (LaCT, 2505.23884, eq. 6), weights W0, W1, W2."""
+    gate, out, up = weights
+    return (silu(inputs @ gate.transpose(-1, -2)) * (inputs @ up.transpose(-1, -2))) @ out.transpose(-1, -2)
+
+
+def swiglu_gradient(weights: tuple[Tensor, ...], keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+    """Gradient of -mean_t f(k_t) . v_t with respect to the three matrices, written out."""
+    gate, out, up = weights
+    opened, lifted = keys @ gate.transpose(-1, -2), keys @ up.transpose(-1, -2)
+    share = opened.sigmoid()
+    passed = opened * share
+    told = -values / keys.shape[-2]
+    inward = told @ out
+    to_gate = inward * lifted * share * (1 + opened * (1 - share))
+    to_up = inward * passed
+    return to_gate.transpose(-1, -2) @ keys, told.transpose(-1, -2) @ (passed * lifted), to_up.transpose(-1, -2) @ keys
+
+
+def descend(weights: tuple[Tensor, ...], gradients: tuple[Tensor, ...], rates: Tensor, norms: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """W - eta grad, then every row back to the norm that it was given at the start (LaCT); rates `[matrix, head]`.
+
+    A row that no step moves stays as it is, bit for bit, so that eta = 0 changes nothing. No eps is added to the divisor: it would make
+    every row shrink a little with every write.
+    """
+    moved = []
+    for weight, gradient, rate, norm in zip(weights, gradients, rates, norms, strict=True):
+        step = rate[:, None, None] * gradient
+        stepped = weight - step
+        scaled = stepped * (norm / stepped.norm(dim=-1, keepdim=True).clamp_min(1e-12))
+        moved.append(torch.where((step == 0).all(dim=-1, keepdim=True), weight, scaled))
+    return tuple(moved)
+
+
+def rms(x: Tensor) -> Tensor:
+    """x at a root mean square of 1 per token and head."""
+    return torch.nn.functional.rms_norm(x, (x.shape[-1],), eps=1e-6)
+
+
+def _normed(x: Tensor) -> Tensor:
+    return (x - x.mean(-1, keepdim=True)) / _spread(x)
+
+
+def _spread(x: Tensor) -> Tensor:
+    return (x.var(-1, keepdim=True, correction=0) + 1e-5).sqrt()
+
+
+def _gelu_slope(x: Tensor) -> Tensor:
+    """Derivative of the tanh form of gelu."""
+    inner = (2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)
+    curve = inner.tanh()
+    return 0.5 * (1 + curve) + 0.5 * x * (1 - curve**2) * (2 / torch.pi) ** 0.5 * (1 + 3 * 0.044715 * x**2)

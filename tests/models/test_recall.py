@@ -1,0 +1,102 @@
+"""Learned memories in the transformer: silent when added, taught through the whole clip, refused where they do not fit."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from fakes import STATEFUL, model_for, tiny_conditions, tiny_config, tiny_latents, tiny_model
+from mutoscope.core.errors import ConfigError
+from mutoscope.core.streams import stream
+from mutoscope.memory.policy import PolicyConfig, Window, cache_of, state_of
+from mutoscope.models.denoise import bidirectional, clip_layout, teacher_forced
+from mutoscope.models.recall import FastRecall
+from mutoscope.models.transformer import VideoTransformer
+
+FRAMES = 9
+
+
+def forced(model: VideoTransformer, policy: PolicyConfig) -> Tensor:
+    """Teacher-forced velocities of a random clip, frame-wise."""
+    clean, noisy, conditions = tiny_latents(FRAMES), tiny_latents(FRAMES, seed=1), tiny_conditions(FRAMES)
+    sigma = torch.full((2, FRAMES), 0.5).double()
+    return teacher_forced(model, clean, noisy, sigma, conditions, conditions, clip_layout(model, policy, (1,) * FRAMES, "cpu"))
+
+
+def added(policy: PolicyConfig) -> tuple[VideoTransformer, VideoTransformer]:
+    """A trained model, and the same one with a fresh memory."""
+    plain = tiny_model()
+    grown = VideoTransformer(tiny_config(recall=state_of(policy))).initialise(stream(1, "added")).double()
+    missing = grown.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    assert missing and all(".recall." in name for name in missing)
+    return plain, grown
+
+
+@pytest.mark.parametrize("policy", STATEFUL)
+def test_a_fresh_memory_changes_nothing_and_a_trained_one_something(policy):
+    plain, grown = added(STATEFUL[policy])
+    with torch.no_grad():
+        before, after = forced(plain, cache_of(STATEFUL[policy])), forced(grown, STATEFUL[policy])
+        assert torch.equal(before, after)
+        model = model_for(STATEFUL[policy])
+        silent = {name: value * (not name.endswith(("alpha", "out"))) for name, value in model.state_dict().items() if ".recall." in name}
+        heard = forced(model, STATEFUL[policy])
+        model.load_state_dict(silent, strict=False)
+        assert not torch.allclose(forced(model, STATEFUL[policy]), heard, atol=1e-4)
+
+
+def taught(model: VideoTransformer, policy: PolicyConfig, frame: int) -> dict[str, float]:
+    """Norm of the gradient of one frame's velocity with respect to each of a memory's parameters."""
+    names, weights = zip(*((name, value) for name, value in model.named_parameters() if ".recall." in name), strict=True)
+    velocity = forced(model, policy)[:, frame]
+    gradients = torch.autograd.grad(velocity.square().sum(), weights, materialize_grads=True)
+    return {name: float(gradient.norm()) for name, gradient in zip(names, gradients, strict=True)}
+
+
+@pytest.mark.parametrize("policy", STATEFUL)
+def test_gradient_reaches_every_part_of_a_memory_through_its_writes(policy):
+    norms = taught(model_for(STATEFUL[policy]), STATEFUL[policy], FRAMES - 1)
+    assert min(norms.values()) > 0
+
+
+def test_a_window_that_evicts_nothing_teaches_a_memory_of_evicted_frames_nothing():
+    policy = replace(STATEFUL["window+linear"], cache=Window(FRAMES))
+    assert max(taught(model_for(policy), policy, FRAMES - 1).values()) == 0
+
+
+def test_a_fast_memory_starts_at_its_gate_with_a_gradient():
+    """At alpha = 0 nothing is heard, but alpha itself must learn, or it never opens."""
+    policy = STATEFUL["window+fast-mlp"]
+    norms = taught(added(policy)[1], policy, FRAMES - 1)
+    assert all((value > 0) == name.endswith("alpha") for name, value in norms.items())
+
+
+def test_a_look_ahead_reads_a_fork_and_leaves_the_memory_alone():
+    model = model_for(STATEFUL["window+fast-mlp"])
+    memory = model.memories[0]
+    state = memory.start(2)
+    before = state.clone()
+    noise = torch.randn(3, 2, 2, 15, 12, generator=stream(0, "fork")).double()
+    turn = torch.ones(15, 6).to(torch.complex128)
+    fork = memory.write(state, noise[0], noise[1], turn)
+    assert torch.equal(state, before)
+    assert not torch.allclose(memory.read(fork, noise[2], turn), memory.read(state, noise[2], turn))
+
+
+def test_memories_are_refused_where_they_do_not_fit():
+    with pytest.raises(ConfigError, match="learned memory"):
+        tiny_model().new_store(STATEFUL["window+linear"], 1, 1, torch.zeros(0))
+    with pytest.raises(ConfigError, match="learned memory"):
+        model_for(STATEFUL["window+linear"]).new_store(Window(4), 1, 1, torch.zeros(0))
+    model, latents = model_for(STATEFUL["window+linear"]), tiny_latents(3)
+    with pytest.raises(ConfigError, match="bidirectional"):
+        bidirectional(model, latents, latents.new_ones(2, 3), tiny_conditions(3))
+
+
+def test_the_size_of_fast_weights_is_declared():
+    for policy in STATEFUL.values():
+        memory = model_for(policy).memories[0]
+        state = state_of(policy)
+        assert state is not None and memory.start(2).shape == (2, 2, state.floats(12))
+    assert FastRecall(STATEFUL["fast-swiglu alone"].state, 2, 12).rates.min() > 0
