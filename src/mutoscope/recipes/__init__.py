@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from mutoscope.core.errors import choose
 from mutoscope.recipes.doom import doom, doom_basic, doom_cover, doom_wing
+from mutoscope.recipes.ring import ring
 from mutoscope.recipes.scroll import scroll, scroll_chunk, scroll_smoke
 from mutoscope.train.config import RunConfig
 
@@ -12,6 +13,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "doom-basic": doom_basic,
     "doom-cover": doom_cover,
     "doom-wing": doom_wing,
+    "ring": ring,
     "scroll": scroll,
     "scroll-chunk": scroll_chunk,
     "scroll-smoke": scroll_smoke,

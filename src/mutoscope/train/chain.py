@@ -21,7 +21,7 @@ from mutoscope.core.provenance import provenance
 from mutoscope.core.streams import derive_seed, stream
 from mutoscope.data.batches import ClipSampler
 from mutoscope.data.clips import ClipDataset, open_dataset
-from mutoscope.memory.policy import state_name
+from mutoscope.memory.policy import Full, state_name
 from mutoscope.models.checkpoint import (
     FORMAT_VERSION,
     Checkpoint,
@@ -36,7 +36,7 @@ from mutoscope.models.checkpoint import (
 from mutoscope.models.codec import ConvCodec, ConvCodecConfig, to_model_pixels
 from mutoscope.models.transformer import VideoTransformer
 from mutoscope.train.build import build_stage, recall_of, stage_figures, transformer_config
-from mutoscope.train.config import CodecStage, MatchingStage, RunConfig, StageConfig, parents
+from mutoscope.train.config import BidirectionalStage, CodecStage, MatchingStage, RunConfig, StageConfig, parents
 from mutoscope.train.loop import LoopPlan, run_loop
 from mutoscope.train.parallel import Workers
 from mutoscope.train.pictures import draw_samples, sample_frames
@@ -66,7 +66,10 @@ class Chain:
         shards = tuple(shard.sha256 for shard in self.train_data.manifest.shards)
         if isinstance(stage, CodecStage):  # it sees single frames: neither transformer nor memory nor clip length matter to it
             return config_hash((self.run.data, self.run.seed, self.run.precision, shards, stage))
-        base = replace(self.run, stages=(), name=""), shards
+        run = replace(self.run, stages=(), name="")
+        if isinstance(stage, BidirectionalStage):  # whole clips: neither memory nor chunks matter to it
+            run = replace(run, memory=Full(run.clip_frames), chunk_frames=1)
+        base = run, shards
         ancestry = [self.stage_identity(parent) for parent in (*map(self.run.stage, parents(stage)), self.codec_stage)]
         return config_hash((base, stage, tuple(ancestry)))
 

@@ -1,0 +1,75 @@
+"""Run a study: a grid of small trainings that answers one question, piece by piece.
+
+depth-memory asks whether few-step distillation and compressive memory compose. A piece that is done is skipped, Ctrl-C saves, and the
+same command goes on; several processes may share the work by --memories or --seeds.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+EXAMPLES = (
+    "mutoscope study depth-memory",
+    "mutoscope study depth-memory --pieces 1 --memories window+fast-weights --seeds 0",
+    "mutoscope study depth-memory --report",
+)
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which study, and how much of it."""
+
+    name: tyro.conf.Positional[Literal["depth-memory"]]
+    """The study."""
+    output: Path = Path("runs/depth-memory")
+    """Where its runs lie."""
+    results: Path = Path("results/depth-memory")
+    """Where the pieces' figures and the report are written."""
+    pieces: int = 0
+    """Stop after this many; 0: the whole grid."""
+    memories: tuple[str, ...] = ()
+    """Only these memories; default: all."""
+    seeds: tuple[int, ...] = ()
+    """Only these seeds; default: all."""
+    report: bool = False
+    """Only write the report from the pieces that are there."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+
+
+def run(options: Options) -> int:
+    """Train and score pieces, then write the report."""
+    from mutoscope.core.errors import choose
+    from mutoscope.recipes.ring import ring_with
+    from mutoscope.studies.depth_memory import MEMORIES, StudyConfig, grid, is_done, run_piece
+    from mutoscope.studies.depth_report import write_report
+    from mutoscope.train.loop import Interrupted
+    from mutoscope.train.parallel import start_workers
+
+    config = StudyConfig()
+    for name in options.memories:
+        choose(MEMORIES, name, "memory of this study")
+    if not options.report:
+        wanted = [
+            piece
+            for piece in grid()
+            if piece.memory in (options.memories or MEMORIES) and (not options.seeds or piece.seed in options.seeds)
+        ]
+        missing = [piece for piece in wanted if not is_done(options.results, ring_with, piece, config)]
+        workers = start_workers(options.device)
+        print(f"{len(wanted) - len(missing)} of {len(wanted)} pieces are done", flush=True)
+        for number, piece in enumerate(missing[: options.pieces or None]):
+            print(f"piece {number + 1} of {len(missing[: options.pieces or None])}: {piece.name}", flush=True)
+            try:
+                run_piece(ring_with, piece, config, options.output, options.results, workers)
+            except Interrupted as stopped:
+                print(f"mutoscope study: {stopped}", file=sys.stderr)
+                return INTERRUPTED
+    print(write_report(options.results))
+    return 0

@@ -1,0 +1,208 @@
+"""Do few-step distillation and compressive memory compose? Distillation depth x memory, exact, on the world `ring`.
+
+One piece is one memory and one seed: autoregressive teacher, consistency student, matching students of 4, 2 and 1 steps, each asked
+after landmarks that left its window. Its figures are one small file; a piece whose file carries the hash of its recipe is done, so that
+the grid grows from day to day and at any size. Codec and bidirectional teacher of a seed serve all its memories.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from mutoscope.core.config import config_hash, to_plain
+from mutoscope.core.files import read_json, write_json
+from mutoscope.core.progress import Progress
+from mutoscope.core.provenance import provenance
+from mutoscope.data.recorder import RecordOptions, record
+from mutoscope.data.worlds import make_world
+from mutoscope.data.worlds.tiles import classify_tiles
+from mutoscope.evaluate.recall import RecallClips, RecallTask, copy_sink, landmark_chance, play_truth, score, within_memory
+from mutoscope.memory.policy import FastWeights, Full, GatedDelta, LinearState, PolicyConfig, SinkWindow, Stateful, Window
+from mutoscope.models.checkpoint import Checkpoint, load_checkpoint
+from mutoscope.rollout.generate import generate
+from mutoscope.rollout.session import Session, SessionConfig, default_config, with_steps
+from mutoscope.train.chain import Chain, open_chain, train_chain
+from mutoscope.train.config import RunConfig
+from mutoscope.train.parallel import Workers
+
+WINDOW, SINKS = 8, 2
+MEMORIES: dict[str, Callable[[int], PolicyConfig]] = {
+    "sink+window": lambda frames: SinkWindow(SINKS, WINDOW),
+    "window+fast-weights": lambda frames: Stateful(Window(WINDOW), FastWeights("swiglu")),
+    "fast-weights": lambda frames: Stateful(Window(1), FastWeights("swiglu")),
+    "full": Full,
+    "window": lambda frames: Window(WINDOW),
+    "window+linear": lambda frames: Stateful(Window(WINDOW), LinearState()),
+    "window+gated-delta": lambda frames: Stateful(Window(WINDOW), GatedDelta()),
+}
+SEEDS = {"sink+window": 5, "window+fast-weights": 5, "fast-weights": 5, "full": 5}
+FEW_SEEDS = 3
+TEACHER_STEPS = 16
+SHARED = ("codec", "bidirectional", "latents")
+TIMED_FRAMES, WARM_UP = 40, 8
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """What is asked of every checkpoint: leading turns, frames looked away, episodes."""
+
+    lead: int = 12
+    away: tuple[int, ...] = (12, 24, 48, 96)
+    episodes: int = 48
+    seed: int = 1_000_003
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A memory by its name, and a seed."""
+
+    memory: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """File name without ending."""
+        return f"{self.memory}-seed{self.seed}"
+
+
+MakeRun = Callable[[PolicyConfig, int], RunConfig]
+
+
+def grid() -> tuple[Piece, ...]:
+    """All pieces, seed by seed, so that an unfinished grid is balanced."""
+    most = max(SEEDS.values())
+    return tuple(Piece(name, seed) for seed in range(most) for name in MEMORIES if seed < SEEDS.get(name, FEW_SEEDS))
+
+
+def piece_run(make_run: MakeRun, piece: Piece) -> RunConfig:
+    """The run of a piece; a full memory holds the clip."""
+    frames = make_run(Window(WINDOW), piece.seed).clip_frames
+    return make_run(MEMORIES[piece.memory](frames), piece.seed)
+
+
+def piece_hash(make_run: MakeRun, piece: Piece, config: StudyConfig) -> str:
+    """Names everything that a piece's figures depend on."""
+    return config_hash((piece_run(make_run, piece), config, TEACHER_STEPS))
+
+
+def is_done(results: Path, make_run: MakeRun, piece: Piece, config: StudyConfig) -> bool:
+    """True if the piece's file is there and of this recipe."""
+    file = results / f"{piece.name}.json"
+    return file.is_file() and read_json(file)["recipe_hash"] == piece_hash(make_run, piece, config)
+
+
+def run_piece(make_run: MakeRun, piece: Piece, config: StudyConfig, folder: Path, results: Path, workers: Workers) -> None:
+    """Train what is missing of a piece and write its figures. Ctrl-C saves; the next call goes on."""
+    began = time.monotonic()
+    data = record_data(make_run(Window(WINDOW), 0), folder / "data")
+    base = folder / f"seed-{piece.seed}" / "base"
+    train_chain(open_chain(make_run(Window(WINDOW), piece.seed), base, *data, workers), SHARED[:2], _say)
+    own = folder / f"seed-{piece.seed}" / piece.memory
+    own.mkdir(parents=True, exist_ok=True)
+    for name in SHARED:
+        if not (own / name).is_symlink():
+            (own / name).symlink_to(os.path.relpath(base / name, own))
+    chain = open_chain(piece_run(make_run, piece), own, *data, workers)
+    train_chain(chain, (), _say)
+    if workers.leads:
+        figures = score_piece(chain, config)
+        head = {"provenance": provenance(), "memory": piece.memory, "seed": piece.seed, "minutes": (time.monotonic() - began) / 60}
+        policy = to_plain(chain.run.memory)
+        write_json(
+            results / f"{piece.name}.json", {**head, "policy": policy, "recipe_hash": piece_hash(make_run, piece, config), **figures}
+        )
+
+
+def record_data(run: RunConfig, folder: Path) -> tuple[Path, Path]:
+    """Training and held-out episodes of the study's world, the same for all pieces."""
+    data, paths = run.data, (folder / "train", folder / "held-out")
+    for path, episodes, seed in ((paths[0], data.episodes, data.seed), (paths[1], data.held_out_episodes, data.seed + 1)):
+        options = RecordOptions(
+            world=data.world,
+            episodes=episodes,
+            frames_per_episode=data.frames_per_episode,
+            height=data.height,
+            width=data.width,
+            frame_skip=data.frame_skip,
+            seed=seed,
+            policy=data.policy,
+        )
+        record(lambda: make_world(data.world, height=data.height, width=data.width, frame_skip=data.frame_skip), path, options)
+    return paths
+
+
+def score_piece(chain: Chain, config: StudyConfig) -> dict:
+    """All depths at all distances, with what the baselines score on the same episodes."""
+    data = chain.run.data
+    env = make_world(data.world, height=data.height, width=data.width, frame_skip=data.frame_skip)
+    clips = [play_truth(env, RecallTask(config.lead, away), config.episodes, config.seed) for away in config.away]
+    depths = {"teacher": ("autoregressive", TEACHER_STEPS), "consistency": ("consistency", 4)}
+    depths |= {str(steps): (f"matching-{steps}", steps) for steps in (4, 2, 1)}
+    rows, speeds = [], {}
+    with Progress(len(depths) * sum(config.away), "recall, frames") as bar:
+        for depth, (stage, steps) in depths.items():
+            checkpoint = load_checkpoint(chain.checkpoint_path(stage), chain.workers.device)
+            rows += [score_depth(depth, checkpoint, steps, truth, bar) for truth in clips]
+            speeds[depth] = frame_seconds(checkpoint, session_config(checkpoint, steps, TIMED_FRAMES + 8))
+    baseline = {str(away): float(score(copy_sink(truth), truth).identity.mean()) for away, truth in zip(config.away, clips, strict=True)}
+    return {"rows": rows, "seconds_per_frame": speeds, "copy_sink": baseline, "chance": landmark_chance(clips[0])}
+
+
+def session_config(checkpoint: Checkpoint, steps: int, frames: int) -> SessionConfig:
+    """How a depth is played; a full memory is given room for `frames`."""
+    config = with_steps(default_config(checkpoint.manifest), steps)
+    return replace(config, policy=Full(frames)) if isinstance(config.policy, Full) else config
+
+
+def score_depth(depth: str, checkpoint: Checkpoint, steps: int, truth: RecallClips, bar: Progress) -> dict:
+    """One depth at one distance: recall on return, and whether the world still moves and keeps what is in view."""
+    context, length = truth.context, truth.frames.shape[1]
+    config = session_config(checkpoint, steps, length)
+    made = generate(
+        checkpoint,
+        config,
+        frames=truth.frames[:, :context],
+        context_actions=truth.actions[:, :context],
+        known=np.broadcast_to(np.arange(context) > 0, truth.frames.shape[:1] + (context,)),
+        actions=truth.actions[:, context:],
+        progress=bar.advance,
+    )
+    scores = score(made, truth)
+    in_view = (classify_tiles(made[:, 0]) == truth.tiles[:, context])[:, :, :-1].mean(axis=(1, 2))
+    model = checkpoint.model.config
+    return {
+        "depth": depth,
+        "away": length - context,
+        "identity": float(scores.identity.mean()),
+        "identity_error": float(scores.identity.std(ddof=1) / len(scores.identity) ** 0.5),
+        "in_view": float(in_view.mean()),
+        "moved": float(scores.moved.mean()),
+        "psnr_db": float(scores.psnr_db.mean()),
+        "within_memory": within_memory(config.policy, truth, checkpoint.manifest.chunk_frames),
+        "within_clip": length <= checkpoint.manifest.clip_frames,
+        "bytes": model.cache(config.policy, checkpoint.manifest.chunk_frames).bytes(),
+    }
+
+
+def frame_seconds(checkpoint: Checkpoint, config: SessionConfig) -> dict[str, float]:
+    """Median seconds of a frame and of its commit, one player."""
+    session = Session(checkpoint, config)
+    session.reset(0, 0)
+    still = np.zeros(session.world.actions.dim, np.float32)
+    times = []
+    for _ in range(TIMED_FRAMES):
+        began = time.perf_counter()
+        session.step(still)
+        denoised = time.perf_counter()
+        session.commit()
+        times.append((denoised - began, time.perf_counter() - denoised))
+    step, commit = np.median(np.array(times)[WARM_UP:], axis=0)
+    return {"denoise": float(step), "commit": float(commit)}
+
+
+def _say(stage: object, path: Path) -> None:
+    print(f"finished {path}", flush=True)

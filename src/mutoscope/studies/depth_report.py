@@ -1,0 +1,176 @@
+"""What the pieces of the study of depth and memory say together: a table, a picture, and the comparisons in words."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mutoscope.core.errors import DataError, optional_import
+from mutoscope.core.files import read_json, write_atomically, write_bytes, write_json
+from mutoscope.core.provenance import provenance
+from mutoscope.studies.depth_memory import MEMORIES
+from mutoscope.studies.effects import Effect, effect, paired_effect
+
+DEPTHS = ("teacher", "consistency", "4", "2", "1")
+NAMES = {"teacher": "teacher, 16 steps", "consistency": "consistency, 4 steps", "4": "4 steps", "2": "2 steps", "1": "1 step"}
+BASELINE = "sink+window"
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """All figures by (memory, depth, away, name) and seed, and what is the same for all."""
+
+    values: dict[tuple[str, str, int, str], dict[int, float]]
+    distances: tuple[int, ...]
+    chance: float
+    copy_sink: dict[int, float]
+    within_clip: dict[int, bool]
+
+    def seeds(self, memory: str, depth: str, away: int, name: str = "identity") -> dict[int, float]:
+        """A figure by seed."""
+        return self.values.get((memory, depth, away, name), {})
+
+    @property
+    def beyond(self) -> tuple[int, ...]:
+        """Distances inside a training clip: what training asked for."""
+        return tuple(away for away in self.distances if self.within_clip[away])
+
+
+def read_pieces(folder: Path) -> Pieces:
+    """Every piece's file in a folder."""
+    files = [read_json(file) for file in sorted(folder.glob("*-seed*.json"))]
+    if not files:
+        raise DataError(f"{folder} holds no finished piece; run: mutoscope study depth-memory")
+    values: dict[tuple[str, str, int, str], dict[int, float]] = {}
+    for file in files:
+        for row in file["rows"]:
+            for name in ("identity", "in_view", "moved", "psnr_db", "bytes"):
+                values.setdefault((file["memory"], row["depth"], row["away"], name), {})[file["seed"]] = float(row[name])
+        for depth, seconds in file["seconds_per_frame"].items():
+            values.setdefault((file["memory"], depth, 0, "ms"), {})[file["seed"]] = 1000 * sum(seconds.values())
+    within = {row["away"]: row["within_clip"] for file in files for row in file["rows"]}
+    copies = {away: float(np.mean([file["copy_sink"][str(away)] for file in files])) for away in within}
+    return Pieces(values, tuple(sorted(within)), float(np.mean([file["chance"] for file in files])), copies, within)
+
+
+def recall_table(pieces: Pieces) -> str:
+    """Landmarks right on return: a line per memory and depth, a column per distance."""
+    heads = [f"k = {away}{'' if pieces.within_clip[away] else ' (x)'}" for away in pieces.distances]
+    lines = [f"| memory | depth | {' | '.join(heads)} | seeds |", "| --- | --- |" + " --- |" * (len(heads) + 1)]
+    for memory in MEMORIES:
+        for depth in DEPTHS:
+            cells = [_cell(pieces.seeds(memory, depth, away)) for away in pieces.distances]
+            count = len(pieces.seeds(memory, depth, pieces.distances[0]))
+            if count:
+                lines.append(f"| {memory} | {NAMES[depth]} | {' | '.join(cells)} | {count} |")
+    guesses = [f"{pieces.copy_sink[away]:.3f}" for away in pieces.distances]
+    lines.append(f"| copy of the first frame | | {' | '.join(guesses)} | |")
+    lines.append(f"| chance | | {' | '.join([f'{pieces.chance:.3f}'] * len(heads))} | |")
+    return (
+        "\n".join(lines)
+        + "\n\n(x): the episode is longer than a training clip. Mean over seeds [95 % interval where there are two or more].\n"
+    )
+
+
+def _cell(seeds: dict[int, float]) -> str:
+    if not seeds:
+        return "-"
+    found = effect(np.array(list(seeds.values())))
+    return f"{found.mean:.3f}" if found.seeds == 1 else f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def mean_recall(pieces: Pieces, memory: str, depth: str) -> dict[int, float]:
+    """Recall by seed, averaged over the distances inside a training clip."""
+    columns = [pieces.seeds(memory, depth, away) for away in pieces.beyond]
+    shared = set.intersection(*(set(column) for column in columns)) if columns else set()
+    return {seed: float(np.mean([column[seed] for column in columns])) for seed in sorted(shared)}
+
+
+def comparisons(pieces: Pieces) -> dict[str, dict[str, Effect]]:
+    """Per memory and depth, paired by seed: "gain" over sink + window, and "cost", its loss from the teacher beyond sink + window's."""
+    found: dict[str, dict[str, Effect]] = {}
+    for memory in MEMORIES:
+        if memory == BASELINE:
+            continue
+        for depth in DEPTHS:
+            own, plain = mean_recall(pieces, memory, depth), mean_recall(pieces, BASELINE, depth)
+            gain = paired_effect(own, plain)
+            if gain is None:
+                continue
+            item = {"gain": gain}
+            losses = [_loss(pieces, name, depth) for name in (memory, BASELINE)]
+            cost = paired_effect(*losses)
+            found[f"{memory}, {NAMES[depth]}"] = item if cost is None or depth == "teacher" else item | {"cost": cost}
+    return found
+
+
+def _loss(pieces: Pieces, memory: str, depth: str) -> dict[int, float]:
+    teacher, student = mean_recall(pieces, memory, "teacher"), mean_recall(pieces, memory, depth)
+    return {seed: teacher[seed] - student[seed] for seed in set(teacher) & set(student)}
+
+
+def comparison_table(found: dict[str, dict[str, Effect]]) -> str:
+    """Both comparisons with their intervals and the smallest effect that these seeds would have shown."""
+    lines = [
+        f"| memory, depth | recall minus {BASELINE}'s | detectable | loss from teacher minus {BASELINE}'s | detectable | seeds |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, item in found.items():
+        gain, cost = item["gain"], item.get("cost")
+        second = (_signed(cost), f"{cost.detectable:.3f}") if cost else ("-", "-")
+        lines.append(f"| {name} | {_signed(gain)} | {gain.detectable:.3f} | {second[0]} | {second[1]} | {gain.seeds} |")
+    return "\n".join(lines) + "\n"
+
+
+def _signed(item: Effect) -> str:
+    verdict = "undecided" if not item.excludes_zero else "more" if item.mean > 0 else "less"
+    return f"{item.mean:+.3f} [{item.low:+.3f}, {item.high:+.3f}], {verdict}"
+
+
+def cost_table(pieces: Pieces) -> str:
+    """Beside recall: does the world still move, what is kept in view, bytes, and time."""
+    lines = ["| memory | depth | in view | moved | KiB | ms per frame |", "| --- | --- | --- | --- | --- | --- |"]
+    longest = max(pieces.beyond)
+    for memory in MEMORIES:
+        for depth in DEPTHS:
+            rows = [pieces.seeds(memory, depth, longest, name) for name in ("in_view", "moved", "bytes")]
+            if rows[0]:
+                view, moved, size = (float(np.mean(list(row.values()))) for row in rows)
+                milliseconds = float(np.median(list(pieces.seeds(memory, depth, 0, "ms").values())))
+                lines.append(f"| {memory} | {NAMES[depth]} | {view:.3f} | {moved:.3f} | {size / 1024:.0f} | {milliseconds:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(pieces: Pieces, output: Path) -> None:
+    """Recall against distance, a panel per depth, a line per memory."""
+    figures = optional_import("matplotlib.figure", package="matplotlib", extra="evaluate")
+    figure = figures.Figure(figsize=(3.1 * len(DEPTHS), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(DEPTHS), sharey=True)
+    for panel, depth in zip(panels, DEPTHS, strict=True):
+        for memory in MEMORIES:
+            means = [(away, pieces.seeds(memory, depth, away)) for away in pieces.distances]
+            points = [(away, float(np.mean(list(seeds.values())))) for away, seeds in means if seeds]
+            if points:
+                panel.plot(*zip(*points, strict=True), "o-", label=memory, markersize=4)
+        panel.axhline(pieces.chance, color="0.6", linestyle="--", label="chance")
+        panel.set_xscale("log", base=2)
+        panel.set(title=NAMES[depth], xlabel="frames looked away", ylim=(0, 1.02))
+    panels[0].set_ylabel("landmark tiles right on return")
+    panels[-1].legend(fontsize=7)
+    write_atomically(output, lambda path: figure.savefig(path, format="png", dpi=110))
+
+
+def write_report(folder: Path) -> str:
+    """summary.json, summary.md and recall.png beside the pieces; returns the text."""
+    pieces = read_pieces(folder)
+    found = comparisons(pieces)
+    inside = ", ".join(map(str, pieces.beyond))
+    text = (
+        f"## Recall\n\n{recall_table(pieces)}\n## Comparisons, paired by seed, mean over k = {inside}\n\n{comparison_table(found)}\n"
+        f"## Beside recall\n\n{cost_table(pieces)}"
+    )
+    plain = {name: {kind: asdict(value) for kind, value in item.items()} for name, item in found.items()}
+    write_json(folder / "summary.json", {"provenance": provenance(), "chance": pieces.chance, "comparisons": plain})
+    write_bytes(folder / "summary.md", text.encode())
+    draw(pieces, folder / "recall.png")
+    return text
