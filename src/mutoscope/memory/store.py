@@ -37,6 +37,11 @@ class CacheSpec:
         """Leading slots whose frames may change position and so keep their unrotated keys."""
         return self.policy.sink if isinstance(self.policy, SinkWindow) else 0
 
+    def slot_bytes(self, slot: int, dtype: torch.dtype = torch.float32) -> int:
+        """What one slot of one row takes of `bytes`: keys and values, and the originals of a slot whose frame may move."""
+        tensors = 2 + (slot < self.moving_slots)
+        return self.layers * self.heads * self.tokens * self.head_dim * dtype.itemsize * tensors
+
     def bytes(self, dtype: torch.dtype = torch.float32) -> int:
         """Exactly what a MemoryStore of this spec allocates for keys, values and originals."""
         per_slot = self.layers * self.rows * self.heads * self.tokens * self.head_dim * dtype.itemsize
@@ -55,6 +60,8 @@ class MemoryStore:
         self.originals = torch.zeros((*shape[:3], spec.moving_slots * spec.tokens, spec.head_dim), device=device, dtype=dtype)
         self.ledgers = [Ledger(spec.policy, spec.slots) for _ in range(spec.rows)]
         self.positions: list[dict[int, int]] = [{} for _ in range(spec.rows)]
+        # A measurement and no state: parking leaves it alone.
+        self.moving_seconds = 0.0
 
     @property
     def bytes(self) -> int:
