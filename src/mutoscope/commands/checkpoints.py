@@ -3,8 +3,8 @@
 from dataclasses import astuple, fields, replace
 from pathlib import Path
 
-from mutoscope.core.errors import CheckpointError, ConfigError
-from mutoscope.memory.policy import Full, PolicyConfig, policy_by_name
+from mutoscope.core.errors import CheckpointError, ConfigError, choose
+from mutoscope.memory.policy import POLICIES, Full, PolicyConfig, policy_by_name
 from mutoscope.models.checkpoint import CheckpointManifest, read_manifest
 from mutoscope.rollout.session import SessionConfig, default_config, with_steps
 
@@ -45,16 +45,32 @@ def find_checkpoint(name: str) -> Path:
 
 def parse_policy(text: str) -> PolicyConfig:
     """`window=16`, `sink=2,window=14` or `full=200` -> a memory policy; sizes are frames."""
+    sizes = _parse_sizes(text)
+    return _policy_of_sizes(next(iter(sizes)), sizes)
+
+
+def named_policy(text: str, frames: int) -> PolicyConfig:
+    """`sink` -> that policy with `frames` in all; `sink:sink=2,window=14` and what `parse_policy` reads -> with these sizes."""
+    name, colon, sizes = text.partition(":")
+    if colon:
+        choose(POLICIES, name, "memory policy")
+        return _policy_of_sizes(name, _parse_sizes(sizes))
+    return parse_policy(text) if "=" in text else choose(POLICIES, text, "memory policy").of_frames(frames)
+
+
+def _parse_sizes(text: str) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for part in text.split(","):
         name, _, number = part.strip().partition("=")
         if not (number.isascii() and number.isdigit() and len(number) <= 9) or name in sizes:
             raise ConfigError(f"memory policy '{text}': '{part.strip()}' is not a name and a number of frames; {POLICY_HELP}")
         sizes[name] = int(number)
-    kind = next(iter(sizes))
-    if kind == "full":
-        sizes["frames"] = sizes.pop("full")
-    return policy_by_name(kind, **sizes)
+    return sizes
+
+
+def _policy_of_sizes(kind: str, sizes: dict[str, int]) -> PolicyConfig:
+    """`full=200` is how the one size of "full" is written."""
+    return policy_by_name(kind, **{"frames" if name == kind == "full" else name: size for name, size in sizes.items()})
 
 
 def policy_text(policy: PolicyConfig) -> str:
