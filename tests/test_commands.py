@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from mutoscope import cli
 from mutoscope.commands import checkpoints, evaluate, record
 from mutoscope.commands.catalogue import build_catalogue
-from mutoscope.commands.checkpoints import bundled_first, find_checkpoint, parse_policy, policy_text, session_config
+from mutoscope.commands.checkpoints import (
+    beside_memory,
+    bundled_first,
+    find_checkpoint,
+    named_policy,
+    parse_policy,
+    policy_text,
+    session_config,
+)
 from mutoscope.commands.evaluate import evaluate_config, held_out_of_run
 from mutoscope.commands.generate import continue_start, enlarge
 from mutoscope.commands.overrides import override
@@ -33,16 +41,19 @@ from mutoscope.data.recorder import record as record_world
 from mutoscope.data.worlds import make_world
 from mutoscope.data.worlds.gym import world_spec
 from mutoscope.evaluate.config import EvaluateConfig
-from mutoscope.memory.policy import Full, SinkWindow, Window
+from mutoscope.memory.policy import FastWeights, Full, GatedDelta, LinearState, SinkWindow, Stateful, Window
 from mutoscope.memory.store import MemoryStore
 from mutoscope.models.checkpoint import Checkpoint, placeless, read_manifest, save_checkpoint
 from mutoscope.recipes import RECIPES, recipe
 from mutoscope.rollout.session import Session
+from mutoscope.serve import app
 from mutoscope.serve.wire import PaneRequest
 from mutoscope.train.chain import draw_starts
 
 SIZES = st.integers(1, 99)
-POLICIES = st.builds(Full, SIZES) | st.builds(Window, SIZES) | st.builds(SinkWindow, SIZES, SIZES)
+FRAMES = st.builds(Window, SIZES) | st.builds(SinkWindow, SIZES, SIZES)
+STATES = st.just(LinearState()) | st.just(GatedDelta()) | st.builds(FastWeights, st.sampled_from(["mlp", "swiglu"]), SIZES)
+POLICIES = st.builds(Full, SIZES) | FRAMES | st.builds(Stateful, FRAMES, STATES)
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +83,53 @@ def test_policies_are_read_as_they_are_written(policy):
         ("ring=4", "unknown memory policy 'ring'; known: full, sink, window"),
         ("sink=4", "takes sink, window, got {'sink': 4}"),
         ("", "'' is not a name"),
+        ("window=4+nothing", "unknown learned memory 'nothing'; known: fast-mlp"),
+        ("window=4+linear=2", "only fast weights have a size"),
+        ("full=9+linear", "a memory of everything needs no state"),
     ],
 )
 def test_policies_that_cannot_be_are_named(text, message):
     with pytest.raises(ConfigError, match=message):
         parse_policy(text)
+
+
+def test_a_learned_memory_stays_whatever_cache_is_asked_for():
+    own = Stateful(Window(8), LinearState())
+    assert beside_memory(Window(4), own) == Stateful(Window(4), LinearState())
+    assert beside_memory(Window(4), Window(8)) == Window(4) and beside_memory(Full(9), own) == Full(9)
+
+
+@pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        ("window", Window(12)),
+        ("full", Full(12)),
+        ("sink", SinkWindow(1, 11)),
+        ("window:window=16", Window(16)),
+        ("sink:window=14,sink=2", SinkWindow(2, 14)),
+        ("full:full=200", Full(200)),
+        ("full:frames=200", Full(200)),
+        ("sink=2,window=14", SinkWindow(2, 14)),
+    ],
+)
+def test_a_memory_is_named_with_or_without_its_sizes(text, policy):
+    assert named_policy(text, 12) == policy
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ring", "unknown memory policy 'ring'; known: full, sink, window"),
+        ("ring:window=4", "unknown memory policy 'ring'; known: full, sink, window"),
+        ("window:length=4", "'window' takes window, got {'length': 4}"),
+        ("sink:sink=4", "takes sink, window, got {'sink': 4}"),
+        ("window:", "'' is not a name and a number of frames; write it like"),
+        ("window:window=0", "window of at least 1, got 0"),
+    ],
+)
+def test_memories_that_cannot_be_are_named(text, message):
+    with pytest.raises(ConfigError, match=message):
+        named_policy(text, 12)
 
 
 def test_a_session_is_as_the_manifest_says_unless_told_otherwise(untrained):
@@ -282,6 +335,26 @@ def test_the_catalogue_offers_what_the_checkpoints_can(untrained, tmp_path):
     assert source.step(np.zeros(4, np.float32)).shape == (1, 32, 32, 3)
     with pytest.raises(CheckpointError, match="'bidirectional' checkpoint, which cannot be played"):
         build_catalogue((str(save(untrained, tmp_path / "b", stage="bidirectional")),), "cpu")
+
+
+def test_play_begins_with_the_memory_that_was_asked_for(untrained, tmp_path):
+    path = str(save(untrained, tmp_path / "student", memory=Window(8)))
+    for memory, first in (("", "window=8"), ("sink", "sink=1,window=7"), ("full:full=30", "full=30"), ("window", "window=8")):
+        catalogue = build_catalogue((path,), "cpu", memory)
+        (choice, options), *_ = catalogue.match(catalogue.panes)
+        assert options.policy == first and len(set(choice.policies)) == len(choice.policies)
+        assert {"window=8", "window=4", "sink=1,window=7"} <= set(choice.policies)
+    with pytest.raises(CapacityError, match="holds 4 frames and frame 4 does not fit"):
+        build_catalogue((path,), "cpu", "full:full=4")
+    chunks = str(save(untrained, tmp_path / "chunks", memory=Window(8), chunk_frames=3))
+    with pytest.raises(ConfigError, match="2 frames cannot hold a chunk of 3"):
+        build_catalogue((chunks,), "cpu", "window:window=2")
+
+
+def test_a_wrong_memory_is_said_before_a_port_is_opened(monkeypatch, capsys):
+    monkeypatch.setattr(app, "serve", lambda *arguments, **options: pytest.fail("a port would have been opened"))
+    assert cli.main(["play", "--memory", "ring"]) == cli.MISTAKE
+    assert "known: full, sink, window" in capsys.readouterr().err
 
 
 def test_the_real_world_stands_beside_a_learned_one_that_equals_it(untrained, tmp_path):

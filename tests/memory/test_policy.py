@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mutoscope.core.errors import CapacityError, ConfigError
-from mutoscope.memory.policy import Chunk, Full, Policy, SinkWindow, Source, Window, policy_by_name, policy_name
+from mutoscope.memory.policy import POLICIES, Chunk, Full, Policy, SinkWindow, Source, Window, policy_by_name, policy_name
 
 policies = st.one_of(
     st.integers(1, 30).map(Full),
@@ -108,6 +108,23 @@ def test_capacity_is_what_the_policy_declares():
     assert (Full(7).capacity(3), Window(5).capacity(3), SinkWindow(2, 5).capacity(3)) == (7, 5, 7)
 
 
+def has_the_frames(kind: type, frames: int) -> bool:
+    """Whether a policy of that kind "of so many frames" has just so many slots."""
+    return kind.of_frames(frames).capacity(1) == frames
+
+
+class SinkBesideTheWindow(SinkWindow):
+    @classmethod
+    def of_frames(cls, frames):
+        return cls(1, frames)
+
+
+@given(st.integers(2, 40))
+def test_a_policy_of_so_many_frames_has_so_many(frames):
+    assert all(has_the_frames(kind, frames) for kind in POLICIES.values())
+    assert not has_the_frames(SinkBesideTheWindow, frames)
+
+
 @pytest.mark.parametrize("policy", [Window(2), SinkWindow(5, 2)])
 def test_a_chunk_longer_than_the_window_is_refused(policy):
     with pytest.raises(ConfigError, match="2 frames cannot hold a chunk of 3"):
@@ -136,5 +153,5 @@ def runs_without_torch(module: str) -> bool:
 
 
 def test_policies_and_ledgers_import_no_torch():
-    assert runs_without_torch("mutoscope.memory.policy, mutoscope.memory.ledger")
+    assert runs_without_torch("mutoscope.memory.policy, mutoscope.memory.ledger, mutoscope.memory.contents")
     assert not runs_without_torch("mutoscope.memory.store")

@@ -38,10 +38,12 @@ def test_bytes_are_what_is_allocated(layers, heads, head_dim, tokens, rows, poli
     store = MemoryStore(spec, dtype=dtype)
     tensors = [value for value in vars(store).values() if isinstance(value, torch.Tensor)]
     assert spec.bytes(dtype) == store.bytes == sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+    assert spec.bytes(dtype) == rows * sum(spec.slot_bytes(slot, dtype) for slot in range(spec.slots))
 
 
 def test_bytes_by_hand():
     assert SPEC.bytes(torch.float16) == 2 * 2 * 2 * 3 * 6 * 2 * (2 * 4 + 1)
+    assert [SPEC.slot_bytes(slot, torch.float16) for slot in (0, 1)] == [2 * 2 * 3 * 6 * 2 * 3, 2 * 2 * 3 * 6 * 2 * 2]
 
 
 def test_a_write_touches_its_own_slots_only():

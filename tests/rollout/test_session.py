@@ -1,5 +1,6 @@
 """Sessions: batched equals alone, parking is bit-exact, players do not disturb each other, and nothing looks ahead."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from mutoscope.core.errors import CapacityError, CheckpointError, ConfigError
 from mutoscope.core.streams import numpy_stream
 from mutoscope.memory.policy import Full, PolicyConfig, SinkWindow, Window
 from mutoscope.models.checkpoint import Checkpoint, freeze
+from mutoscope.rollout import executor
 from mutoscope.rollout.session import Session, SessionConfig, default_config, step_together, with_steps
 
 WINDOW = SessionConfig(2, 4, POLICIES["window"])
@@ -261,6 +263,56 @@ def test_memory_is_what_was_declared_for_ever():
         session.step(action)
         sizes.add(session.memory_bytes)
     assert sizes == {declared}
+
+
+def slow(act: Callable, seconds: float) -> Callable:
+    """The same act, that many seconds later."""
+
+    def wait(*arguments: object) -> object:
+        time.sleep(seconds)
+        return act(*arguments)
+
+    return wait
+
+
+def counts_memory_alone(kind: type[Session], monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether `memory_seconds` grows by what a commit and the move of a sink take, and not by what denoising takes."""
+    session = kind(tiny_checkpoint(), SessionConfig(1, 1, SinkWindow(1, 2)))
+    session.reset(0, 5)
+    play(session, keys(3))
+    session.commit()
+    seconds = [session.memory_seconds]
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "_noise", slow(session._noise, 0.3))
+        patch.setattr(executor, "rotations", slow(executor.rotations, 0.02))
+        session.step(keys(1)[0])
+    seconds.append(session.memory_seconds)
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "_commit", slow(session._commit, 0.04))
+        session.commit()
+    seconds.append(session.memory_seconds)
+    moving, committing = np.diff(seconds)
+    return 0.02 <= moving < 0.3 and committing >= 0.04
+
+
+class CountsDenoising(Session):
+    def step(self, action):
+        began = time.perf_counter()
+        frames = super().step(action)
+        self.commit_seconds += time.perf_counter() - began
+        return frames
+
+
+class CountsNoMoves(Session):
+    @property
+    def memory_seconds(self):
+        return self.commit_seconds
+
+
+def test_memory_seconds_count_commits_and_moves_and_no_denoising(monkeypatch):
+    assert counts_memory_alone(Session, monkeypatch)
+    assert not counts_memory_alone(CountsDenoising, monkeypatch)
+    assert not counts_memory_alone(CountsNoMoves, monkeypatch)
 
 
 def test_full_says_when_it_is_full_and_the_others_play_past_the_training_length():

@@ -5,8 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from fakes import WORLD, tiny_checkpoint
+from mutoscope.memory.policy import PolicyConfig
+from mutoscope.rollout.session import Session, SessionConfig
 from mutoscope.serve.catalogue import Catalogue, PaneChoice, PaneOptions
-from mutoscope.serve.sources import FakeSource, PaneSource
+from mutoscope.serve.sources import FakeSource, LearnedSource, PaneSource
 from mutoscope.serve.wire import PaneRequest
 
 RATE = 40.0
@@ -38,6 +41,24 @@ def fake_choice(
 
     world = kind(**sizes).world
     return PaneChoice(identifier, f"Fake {identifier}", "fake", world, make, (1, 2, 4), ("window", "sink"), ("left", "middle", "right"))
+
+
+class Tiny(LearnedSource):
+    """A learned world with random weights whose session a test may look at."""
+
+    def __init__(self, policy: PolicyConfig, chunk_frames: int = 1) -> None:
+        self.session = Session(tiny_checkpoint(chunk_frames=chunk_frames), SessionConfig(1, 1, policy))
+        super().__init__(self.session, stride=chunk_frames)
+
+
+def learned_choice(policy: PolicyConfig, made: list[Tiny], kind: type[Tiny] = Tiny) -> PaneChoice:
+    """A tiny learned world with that memory; its sources are noted in `made`."""
+
+    def make(options: PaneOptions) -> PaneSource:
+        made.append(kind(policy))
+        return made[-1]
+
+    return PaneChoice("tiny", "Tiny", "learned", WORLD, make, starts=("first", "second"))
 
 
 def fake_catalogue(*choices: PaneChoice, panes: int = 1) -> Catalogue:

@@ -16,6 +16,8 @@ from mutoscope.serve.player import PlaySettings
 from mutoscope.serve.sources import FakeSource
 from mutoscope.serve.wire import unpack_picture
 
+PARTS = ("play.js", "wire.js", "screen.js", "strip.js", "meter.js", "keys.js", "style.css")
+
 
 @contextmanager
 def client(settings: PlaySettings | None = None, made: list[FakeSource] | None = None) -> Iterator[TestClient]:
@@ -47,7 +49,7 @@ def test_the_page_and_its_parts_are_served() -> None:
     with client() as web:
         page = web.get("/").text
         assert "/static/play.js" in page and "/static/style.css" in page
-        for name in ("play.js", "wire.js", "screen.js", "meter.js", "keys.js", "style.css"):
+        for name in PARTS:
             assert web.get(f"/static/{name}").status_code == 200
         assert web.get("/static/../app.py").status_code == 404
         assert web.get("/recordings/none.mp4").status_code == 404
@@ -55,7 +57,7 @@ def test_the_page_and_its_parts_are_served() -> None:
 
 def test_the_page_asks_nothing_of_other_machines() -> None:
     with client() as web:
-        parts = [web.get(f"/static/{name}").text for name in ("play.js", "wire.js", "screen.js", "meter.js", "keys.js", "style.css")]
+        parts = [web.get(f"/static/{name}").text for name in PARTS]
         addresses = [word for text in (web.get("/").text, *parts) for word in text.split() if "http://" in word or "https://" in word]
     assert all("www.w3.org/2000/svg" in word for word in addresses)
 

@@ -4,16 +4,19 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import av
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
-from serve_fakes import fake_catalogue, fake_choice
+from serve_fakes import Tiny, fake_catalogue, fake_choice, learned_choice
 
+from mutoscope.memory.policy import PolicyConfig, SinkWindow, Window
 from mutoscope.serve.app import BackgroundServer
 from mutoscope.serve.catalogue import Catalogue
 from mutoscope.serve.sources import FakeSource
+from mutoscope.serve.strip import Strip
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -208,6 +211,139 @@ def test_what_was_played_can_be_downloaded(browser: BrowserContext, tmp_path: Pa
         download.value.save_as(tmp_path / "played.mp4")
     with av.open(str(tmp_path / "played.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) >= 8
+
+
+# Reads the first strip: [slot, kind, frame, age, what is drawn] of each cell.
+CELLS = """() => [...document.querySelectorAll(".strip")][0].querySelectorAll("li").values().map(({ dataset }) =>
+    [Number(dataset.slot), dataset.kind, Number(dataset.frame), Number(dataset.age), dataset.state]).toArray()"""
+Cell = tuple[int, str, int, int, str]
+
+
+def tiny_catalogue(policy: PolicyConfig, made: list[Tiny], kind: type[Tiny] = Tiny) -> Catalogue:
+    """A tiny learned world with that memory."""
+    return fake_catalogue(learned_choice(policy, made, kind))
+
+
+def cells(page: Page) -> list[Cell]:
+    """The memory strip as it stands on the page."""
+    return [tuple(cell) for cell in page.evaluate(CELLS)]
+
+
+def agrees_with_the_ledger(page: Page, source: Tiny, seconds: float = 5.0) -> bool:
+    """Whether the strip of a paused page comes to have the ledger's filled slots, each with its picture, and no others."""
+    page.locator("#pause").click()
+    expect(page.locator("body")).to_have_class("paused")
+    agrees, end = False, time.monotonic() + seconds
+    while not agrees and time.monotonic() < end:
+        page.wait_for_timeout(50)
+        shown = {frame: slot for slot, kind, frame, _, drawn in cells(page) if kind not in ("empty", "open") and drawn == "shown"}
+        agrees = shown == source.session.store.ledgers[0].slot_of and len(cells(page)) == source.session.store.spec.slots
+    page.locator("#pause").click()
+    return agrees
+
+
+def watched(page: Page, seconds: float) -> list[dict[int, Cell]]:
+    """Different states of the strip, by slot, in order."""
+    states: list[dict[int, Cell]] = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        state = {cell[0]: cell for cell in cells(page)}
+        if not states or state != states[-1]:
+            states.append(state)
+        page.wait_for_timeout(30)
+    return states
+
+
+def ages_count_up_and_slots_roll_over(states: list[dict[int, Cell]], window: int) -> bool:
+    """Whether each frame stays in its slot and ages by as much as play went on, and a slot's next frame is `window` frames later."""
+    stayed = rolled = 0
+    for before, after in zip(states, states[1:], strict=False):
+        passed = max(cell[2] for cell in after.values()) - max(cell[2] for cell in before.values())
+        for slot, (_, _, frame, age, _) in after.items():
+            _, _, old_frame, old_age, _ = before[slot]
+            if (frame - old_frame) % window or passed < 1 or age != old_age + passed - (frame - old_frame):
+                return False
+            stayed += frame == old_frame
+            rolled += frame > old_frame
+    return stayed > 0 and rolled > 0
+
+
+def test_the_memory_strip_shows_what_the_ledger_holds(browser: BrowserContext) -> None:
+    made: list[Tiny] = []
+    with opened(browser, tiny_catalogue(Window(12), made)) as (page,):
+        frames(page, 12)
+        assert agrees_with_the_ledger(page, made[0])
+        frames(page, 6)
+        assert ages_count_up_and_slots_roll_over(watched(page, 3), 12)
+        kinds = [kind for _, kind, _, _, _ in cells(page)]
+        assert kinds == ["frame"] * 11 + ["open"] and page.locator(".strip p").text_content().startswith("remembers 11 of 12")
+        assert page.evaluate("mutoscope.counts.errors") == 0
+        page.wait_for_function("/B, [0-9.]+ ms.frame$/.test(document.getElementById('memory').textContent)")
+        # A new play begins with an emptier memory, whose frames count from 0 again.
+        page.locator("#reset").click()
+        page.wait_for_function("[...document.querySelectorAll('.strip li')].some(({dataset}) => dataset.kind == 'empty')")
+        frames(page, 12)
+        assert agrees_with_the_ledger(page, made[0])
+
+
+class Stuck(Tiny):
+    """A broken world: its strip never changes once it is full."""
+
+    def strip(self) -> Strip:
+        strip = super().strip()
+        if strip.slots[-1].kind != "empty":
+            vars(self).setdefault("first", strip)
+        return vars(self).get("first", strip)
+
+
+class Forgetful(Tiny):
+    """A broken world: its strip leaves the oldest frame out."""
+
+    def strip(self) -> Strip:
+        strip = super().strip()
+        return replace(strip, slots=strip.slots[1:])
+
+
+class OneLate(Tiny):
+    """A broken world: slots and frames do not belong together."""
+
+    def strip(self) -> Strip:
+        strip = super().strip()
+        slots = [content.slot for content in strip.slots]
+        return replace(strip, slots=tuple(replace(content, slot=slot) for content, slot in zip(strip.slots, sorted(slots), strict=True)))
+
+
+@pytest.mark.parametrize(("kind", "moves"), [(Stuck, False), (Forgetful, True), (OneLate, False)])
+def test_a_strip_that_does_not_follow_the_ledger_is_noticed(browser: BrowserContext, kind: type[Tiny], moves: bool) -> None:
+    made: list[Tiny] = []
+    with opened(browser, tiny_catalogue(Window(12), made, kind)) as (page,):
+        frames(page, 15)
+        assert not agrees_with_the_ledger(page, made[0], seconds=1.0)
+        frames(page, 6)
+        if not moves:
+            assert not ages_count_up_and_slots_roll_over(watched(page, 2), 12)
+
+
+def test_sinks_and_empty_slots_are_marked_and_other_worlds_have_no_strip(browser: BrowserContext) -> None:
+    made: list[Tiny] = []
+    with opened(browser, tiny_catalogue(SinkWindow(2, 60), made)) as (page,):
+        assert agrees_with_the_ledger(page, made[0])
+        kinds = [kind for _, kind, _, _, _ in cells(page)]
+        assert kinds[:2] == ["sink", "sink"] and kinds[-1] == "empty" and len(kinds) == 62
+        marks = page.evaluate("[...document.querySelectorAll('.strip .thumb')].map((thumb) => thumb.dataset.mark)")
+        assert marks[:3] == ["sink", "sink", ""]
+    with opened(browser) as (page,):
+        expect(page.locator(".strip")).to_be_hidden()
+
+
+def test_a_frame_whose_picture_the_page_lacks_is_drawn_as_not_shown(browser: BrowserContext) -> None:
+    class Unseen(Tiny):
+        def strip(self) -> Strip:
+            return replace(super().strip(), pictures={})
+
+    with opened(browser, tiny_catalogue(Window(6), [], Unseen)) as (page,):
+        frames(page, 8)
+        assert {drawn for _, _, _, _, drawn in cells(page)} == {"not shown"}
 
 
 def test_the_page_comes_back_when_the_server_does(browser: BrowserContext) -> None:

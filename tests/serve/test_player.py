@@ -5,8 +5,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import numpy as np
-from serve_fakes import RATE, FailingSource, FakeConnection, fake_catalogue, fake_choice
+from serve_fakes import RATE, FailingSource, FakeConnection, Tiny, fake_catalogue, fake_choice, learned_choice
 
+from mutoscope.memory.policy import Full, Window
 from mutoscope.serve.catalogue import Catalogue
 from mutoscope.serve.engine import Engine
 from mutoscope.serve.player import Player, PlaySettings
@@ -36,6 +37,10 @@ class Page(FakeConnection):
         """A message to the player."""
         assert self.player is not None
         await self.player.receive(json.dumps({"type": kind, **fields}))
+
+    def last(self, kind: str) -> int:
+        """Where among all that was received the newest message of a type stands."""
+        return max(index for index, message in enumerate(self.received) if isinstance(message, dict) and message["type"] == kind)
 
     def headers(self) -> list[PictureHeader]:
         """The headers of all pictures."""
@@ -189,9 +194,9 @@ def test_requests_that_cannot_be_met_leave_the_play_as_it_is() -> None:
         await open_fake(page)
         await page.say("open", panes=[{"choice": "gone"}])
         await page.say("reset", start=7)
-        await page.until(lambda: len(page.of_type("error")) == 1)
+        await page.until(lambda: len(page.of_type("error")) >= 1)
         await page.say("reset", start=7)
-        await page.until(lambda: len(page.of_type("error")) == 2)
+        await page.until(lambda: len(page.of_type("error")) >= 2)
         await page.frames(3)
 
     page = play(script)
@@ -226,6 +231,58 @@ def test_a_recording_can_be_fetched_once_it_is_stopped() -> None:
 
     (recording,) = play(script).of_type("recording")
     assert recording["url"].startswith("/recordings/") and recording["frames"] >= 4
+
+
+def test_a_pause_tells_what_the_ledger_holds_and_play_tells_it_now_and_then() -> None:
+    made: list[Tiny] = []
+    during: list[dict] = []
+
+    async def script(page: Page) -> None:
+        await open_fake(page, "tiny")
+        await page.frames(20)
+        during.extend(page.of_type("memory"))
+        await page.say("pause", paused=True)
+        await page.until(lambda: page.of_type("state")[-1]["paused"] and page.last("memory") > page.last("state"))
+
+    page = play(script, fake_catalogue(learned_choice(Window(6), made)))
+    (pane,) = page.of_type("memory")[-1]["panes"]
+    assert {slot["frame"]: slot["slot"] for slot in pane["slots"]} == made[0].session.store.ledgers[0].slot_of
+    assert (pane["num_slots"], pane["num_remembered"]) == (6, 6) and sum(slot["bytes"] for slot in pane["slots"]) == made[0].memory_bytes
+    # 20 frames at 17.5 frames/s last 1.1 s; one message came with the reset.
+    assert 3 <= len(during) <= len(page.pictures()) // 4 + 2
+    assert [slot["kind"] for slot in during[-1]["panes"][0]["slots"]] == ["frame"] * 5 + ["open"]
+
+
+def test_a_deaf_page_gets_no_more_than_one_message_about_memory() -> None:
+    async def script(page: Page) -> None:
+        await open_fake(page, "tiny")
+        page.deaf = True
+        await page.frames(1)
+        await asyncio.sleep(0.3)
+        count = len(page.of_type("memory"))
+        await asyncio.sleep(0.9)
+        assert len(page.of_type("memory")) <= count + 1
+
+    play(script, fake_catalogue(learned_choice(Window(6), [])))
+
+
+def test_a_world_that_runs_full_shows_its_full_memory() -> None:
+    async def script(page: Page) -> None:
+        await open_fake(page, "tiny")
+        await page.until(lambda: bool(page.of_type("error")))
+        await page.until(lambda: page.of_type("memory")[-1]["panes"][0]["num_remembered"] == 8)
+
+    page = play(script, fake_catalogue(learned_choice(Full(8), [])))
+    assert "holds 8 frames" in page.of_type("error")[0]["message"]
+
+
+def test_the_time_spent_on_memory_is_told() -> None:
+    async def script(page: Page) -> None:
+        await open_fake(page, "tiny")
+        await page.until(lambda: any(stats["memory_ms"][0] > 0 for stats in page.of_type("stats")))
+
+    stats = play(script, fake_catalogue(learned_choice(Window(6), []))).of_type("stats")[-1]
+    assert 0 < stats["memory_ms"][0] < 1000 and stats["memory_bytes"][0] > 0
 
 
 def test_a_deaf_page_loses_frames_and_is_told_how_many() -> None:

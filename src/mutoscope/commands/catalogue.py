@@ -6,12 +6,22 @@ from pathlib import Path
 import gymnasium
 from safetensors import safe_open
 
-from mutoscope.commands.checkpoints import BUNDLED, bundled_first, bundled_names, find_checkpoint, policy_text, session_config
+from mutoscope.commands.checkpoints import (
+    BUNDLED,
+    beside_memory,
+    bundled_first,
+    bundled_names,
+    find_checkpoint,
+    named_policy,
+    policy_text,
+    session_config,
+)
 from mutoscope.core.errors import CheckpointError, MutoscopeError
 from mutoscope.core.world import WorldSpec
 from mutoscope.data.worlds import make_world
 from mutoscope.data.worlds.gym import world_spec
-from mutoscope.memory.policy import SinkWindow, Window
+from mutoscope.memory.ledger import layout
+from mutoscope.memory.policy import PolicyConfig, SinkWindow, Window, cache_of
 from mutoscope.models.checkpoint import Checkpoint, CheckpointManifest, load_checkpoint, load_starts, read_manifest
 from mutoscope.rollout.session import Session, default_config
 from mutoscope.serve.catalogue import Catalogue, PaneChoice, PaneOptions
@@ -23,10 +33,13 @@ FEW_STEPS = (2, 1, 4)
 FRAME_SKIPS = (2, 1, 4, 3)
 
 
-def build_catalogue(names: tuple[str, ...], device: str) -> Catalogue:
-    """The named checkpoints (default: the bundled ones) and the real world; the page opens the named ones and then the real one."""
+def build_catalogue(names: tuple[str, ...], device: str, memory: str = "") -> Catalogue:
+    """The named checkpoints (default: the bundled ones) and the real world; the page opens the named ones and then the real one.
+
+    Each learned world begins with the memory policy `memory`, where one is named; the page offers the others beside it.
+    """
     paths = [find_checkpoint(name) for name in names] or playable_bundled()
-    learned = [learned_choice(path, f"{number}", device) for number, path in enumerate(paths)]
+    learned = [learned_choice(path, f"{number}", device, memory) for number, path in enumerate(paths)]
     real = real_choices(learned[0].world, real_starts(paths[0]))
     opened = (*learned[: max(1, len(names))], *real)[:MAX_PANES]
     return Catalogue((*learned, *real), tuple(PaneRequest(choice.id) for choice in opened))
@@ -40,7 +53,7 @@ def playable_bundled() -> list[Path]:
     return [first, *(path for path in others if (manifest := read_manifest(path)).world == world and manifest.stage in PLAYABLE)]
 
 
-def learned_choice(path: Path, number: str, device: str) -> PaneChoice:
+def learned_choice(path: Path, number: str, device: str, memory: str) -> PaneChoice:
     """A checkpoint with its step counts and memory policies; its weights are loaded once, when it is first played."""
     manifest = read_manifest(path)
     if manifest.stage not in PLAYABLE:
@@ -61,8 +74,8 @@ def learned_choice(path: Path, number: str, device: str) -> PaneChoice:
         world=manifest.world,
         make_source=make_source,
         steps=offered_steps(manifest),
-        policies=offered_policies(manifest),
-        starts=tuple(f"start {start}" for start in range(count_starts(path))),
+        policies=offered_policies(path, manifest, memory),
+        starts=tuple(f"start {start}" for start in range(starts_shape(path)[0])),
         note=f"recipe {manifest.recipe}, {manifest.updates} updates",
     )
 
@@ -80,21 +93,40 @@ def offered_steps(manifest: CheckpointManifest) -> tuple[int, ...]:
     return (*FEW_STEPS, own) if manifest.stage == "autoregressive" else tuple(dict.fromkeys((own, *FEW_STEPS)))
 
 
-def offered_policies(manifest: CheckpointManifest) -> tuple[str, ...]:
-    """The policy of training first, then half a window, and a sink with the rest of the window."""
+def offered_policies(path: Path, manifest: CheckpointManifest, memory: str) -> tuple[str, ...]:
+    """The policy that was asked for, if any; that of training; half a window, and a sink with the rest of the window."""
     policy = default_config(manifest).policy
-    if not isinstance(policy, Window) or policy.window < 2 * manifest.chunk_frames + 2:
-        return (policy_text(policy),)
-    return policy_text(policy), policy_text(Window(policy.window // 2)), policy_text(SinkWindow(1, policy.window - 1))
+    offered: tuple[PolicyConfig, ...] = (policy,)
+    frames = cache_of(policy)
+    if isinstance(frames, Window) and frames.window >= 2 * manifest.chunk_frames + 2:
+        others = Window(frames.window // 2), SinkWindow.of_frames(frames.window)
+        offered = (policy, *(beside_memory(other, policy) for other in others))
+    if memory:
+        offered = (asked_policy(path, manifest, memory), *offered)
+    return tuple(dict.fromkeys(map(policy_text, offered)))
 
 
-def count_starts(path: Path) -> int:
-    """Number of start clips, read from the file's head."""
+def asked_policy(path: Path, manifest: CheckpointManifest, memory: str) -> PolicyConfig:
+    """`memory` as a policy of this checkpoint, where a name alone has the frames of its own policy; it must hold a start and a chunk."""
+    chunk = manifest.chunk_frames
+    own = default_config(manifest).policy
+    policy = beside_memory(named_policy(memory, own.capacity(chunk)), own)
+    pixel_frames = starts_shape(path)[1]
+    stride = 1 if manifest.model is None else manifest.model.temporal_stride
+    # A dry run in integers: what would not fit is said now and not when the page is open.
+    policy.capacity(chunk)
+    layout(policy, (1,) * (1 + (pixel_frames - 1) // stride) + (chunk,))
+    return policy
+
+
+def starts_shape(path: Path) -> tuple[int, int]:
+    """Number of start clips and pixel frames of each, read from the file's head."""
     file = path / "starts.safetensors"
     if not file.is_file():
         raise CheckpointError(f"{path} has no start clips to begin from; copy starts.safetensors beside its manifest")
     with safe_open(file, "np") as tensors:
-        return tensors.get_slice("frames").get_shape()[0]
+        count, frames, *_ = tensors.get_slice("frames").get_shape()
+        return count, frames
 
 
 def real_starts(path: Path) -> tuple[RealStart, ...]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mutoscope.core.errors import CheckpointError, ConfigError, choose
 from mutoscope.memory.policy import (
+    POLICIES,
     STATES,
     FastWeights,
     Full,
@@ -79,16 +80,32 @@ def _parse_state(text: str) -> StateConfig:
 
 
 def _parse_cache(text: str) -> Full | Window | SinkWindow:
+    sizes = _parse_sizes(text)
+    return _policy_of_sizes(next(iter(sizes)), sizes)
+
+
+def named_policy(text: str, frames: int) -> PolicyConfig:
+    """`sink` -> that policy with `frames` in all; `sink:sink=2,window=14` and what `parse_policy` reads -> with these sizes."""
+    name, colon, sizes = text.partition(":")
+    if colon:
+        choose(POLICIES, name, "memory policy")
+        return _policy_of_sizes(name, _parse_sizes(sizes))
+    return parse_policy(text) if "=" in text else choose(POLICIES, text, "memory policy").of_frames(frames)
+
+
+def _parse_sizes(text: str) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for part in text.split(","):
         name, _, number = part.strip().partition("=")
         if not (number.isascii() and number.isdigit() and len(number) <= 9) or name in sizes:
             raise ConfigError(f"memory policy '{text}': '{part.strip()}' is not a name and a number of frames; {POLICY_HELP}")
         sizes[name] = int(number)
-    kind = next(iter(sizes))
-    if kind == "full":
-        sizes["frames"] = sizes.pop("full")
-    return policy_by_name(kind, **sizes)
+    return sizes
+
+
+def _policy_of_sizes(kind: str, sizes: dict[str, int]) -> Full | Window | SinkWindow:
+    """`full=200` is how the one size of "full" is written."""
+    return policy_by_name(kind, **{"frames" if name == kind == "full" else name: size for name, size in sizes.items()})
 
 
 def policy_text(policy: PolicyConfig) -> str:
@@ -100,6 +117,11 @@ def policy_text(policy: PolicyConfig) -> str:
     return f"full={sizes['frames']}" if isinstance(policy, Full) else ",".join(f"{name}={value}" for name, value in sizes.items())
 
 
+def beside_memory(policy: PolicyConfig, own: PolicyConfig) -> PolicyConfig:
+    """A cache of frames for a checkpoint with a learned memory, which is part of its weights and stays, whatever cache stands beside it."""
+    return Stateful(policy, own.state) if isinstance(own, Stateful) and isinstance(policy, (Window, SinkWindow)) else policy
+
+
 def session_config(
     manifest: CheckpointManifest, *, steps: int | None, policy: str | None, seed: int, guidance: float = 1.0
 ) -> SessionConfig:
@@ -108,6 +130,6 @@ def session_config(
     if steps is not None:
         config = with_steps(config, steps)
     if policy is not None:
-        config = replace(config, policy=parse_policy(policy))
+        config = replace(config, policy=beside_memory(parse_policy(policy), config.policy))
     config.policy.capacity(manifest.chunk_frames)
     return replace(config, seed=seed, guidance=guidance)

@@ -2,6 +2,7 @@
 
 Without a checkpoint it plays the bundled world. More than one checkpoint stand side by side under the same keys,
 beside the real world where that can be run here. The server listens on this machine only, unless --host says otherwise.
+A strip under each learned world shows what lies in every slot of its memory; --memory says which memory it begins with.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ EXAMPLES = (
     "mutoscope play",
     "mutoscope play runs/doom-basic/matching-2",
     "mutoscope play runs/scroll/consistency runs/scroll/matching-2 --port 8080",
+    "mutoscope play --memory sink",
+    "mutoscope play runs/doom-cover/matching-2 --memory window:window=16",
     "mutoscope play --host 0.0.0.0 --no-open",
 )
 
@@ -24,6 +27,9 @@ class Options:
 
     checkpoints: tyro.conf.Positional[tuple[str, ...]] = ()
     """Checkpoint folders, stages' folders of a run, or bundled names; default: the bundled world."""
+    memory: str = ""
+    """Memory policy to begin with: window, sink or full, with as many frames as the checkpoint's own, or with sizes, as in
+    window:window=16, sink:sink=2,window=14 or full:full=200 ("full" ends when it is full); default: the checkpoint's own."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = 8765
@@ -39,5 +45,6 @@ def run(options: Options) -> int:
     from mutoscope.commands.catalogue import build_catalogue
     from mutoscope.serve.app import serve
 
-    serve(build_catalogue(options.checkpoints, options.device), host=options.host, port=options.port, open_browser=options.open)
+    catalogue = build_catalogue(options.checkpoints, options.device, options.memory)
+    serve(catalogue, host=options.host, port=options.port, open_browser=options.open)
     return 0

@@ -57,6 +57,11 @@ class Full:
     def __post_init__(self) -> None:
         _at_least_one("frames", self.frames)
 
+    @classmethod
+    def of_frames(cls, frames: int) -> "Full":
+        """Room for `frames` in all."""
+        return cls(frames)
+
     def capacity(self, max_chunk: int) -> int:
         """As declared."""
         return self.frames
@@ -79,6 +84,11 @@ class Window:
 
     def __post_init__(self) -> None:
         _at_least_one("window", self.window)
+
+    @classmethod
+    def of_frames(cls, frames: int) -> "Window":
+        """A window of `frames` in all."""
+        return cls(frames)
 
     def capacity(self, max_chunk: int) -> int:
         """`window` slots."""
@@ -104,6 +114,11 @@ class SinkWindow:
     def __post_init__(self) -> None:
         _at_least_one("sink", self.sink)
         _at_least_one("window", self.window)
+
+    @classmethod
+    def of_frames(cls, frames: int) -> "SinkWindow":
+        """One sink, and a window of the rest: `frames` in all."""
+        return cls(1, frames - 1)
 
     def capacity(self, max_chunk: int) -> int:
         """`sink + window` slots."""

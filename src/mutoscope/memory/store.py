@@ -57,6 +57,11 @@ class CacheSpec:
         states = (self.rows + 1) * self.state_floats * wide
         return self.layers * self.heads * (waiting * dtype.itemsize + states) + waiting * wide
 
+    def slot_bytes(self, slot: int, dtype: torch.dtype = torch.float32) -> int:
+        """What one slot of one row takes of `bytes`: keys, values, originals where frames may move, keys that wait for a state."""
+        tensors = 2 + (slot < self.moving_slots) + (slot < self.waiting_slots)
+        return self.layers * self.heads * self.tokens * self.head_dim * dtype.itemsize * tensors
+
     def bytes(self, dtype: torch.dtype = torch.float32) -> int:
         """Exactly what a MemoryStore of this spec allocates: keys, values, originals, states."""
         per_slot = self.layers * self.rows * self.heads * self.tokens * self.head_dim * dtype.itemsize
@@ -87,6 +92,8 @@ class MemoryStore:
         self.ledgers = [Ledger(spec.policy, spec.slots) for _ in range(spec.rows)]
         self.positions: list[dict[int, int]] = [{} for _ in range(spec.rows)]
         self.entered = [-1] * spec.rows
+        # A measurement and no state: parking leaves it alone.
+        self.moving_seconds = 0.0
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:

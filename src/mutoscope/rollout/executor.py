@@ -1,5 +1,6 @@
 """Runs a list of passes as one forward. A pass is all that one call of the network needs to know about one group of rows."""
 
+import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
@@ -146,14 +147,18 @@ def remember_evicted(model: VideoTransformer, item: Pass) -> None:
 
 
 def place_moved(model: VideoTransformer, item: Pass) -> None:
-    """Rotate sinks that now stand elsewhere, in all layers at once, from their originals; note where everything stands."""
-    store, config, rows = item.store, model.config, range(*item.rows.indices(item.store.spec.rows))
+    """Rotate sinks that now stand elsewhere, in all layers at once, from their originals; note where everything stands.
+
+    Its seconds are added to the store's `moving_seconds`; on CUDA that is the time to queue the work.
+    """
+    store, config, rows, began = item.store, model.config, range(*item.rows.indices(item.store.spec.rows)), time.perf_counter()
     for slot, position in store.moved(rows[0], item.plan):
         rotation = rotations(torch.tensor([position], device=store.keys.device), config.grid, config.head_dim, store.keys.dtype)
         span = store.span(slot)
         store.keys[:, item.rows, :, span] = rotate(store.originals[:, item.rows, :, span], rotation)
     for row in rows:
         store.note_positions(row, item.plan)
+    store.moving_seconds += time.perf_counter() - began
 
 
 def drive(executor: Executor, planners: Sequence[Planner]) -> list[Tensor]:

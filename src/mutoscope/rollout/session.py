@@ -1,5 +1,6 @@
 """A session: one player (or a batch of equal ones) in one learned world, with everything that its future depends on."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -81,6 +82,7 @@ class Session:
         self.sampler = choose_sampler(manifest, config)
         self.seeds = tuple(derive_seed(config.seed, "session row", row) for row in range(rows))
         self.num_frames = self.generated_chunks = 0
+        self.commit_seconds = 0.0
         self.pending: Tensor | None = None
         self.pending_conditions: Conditions | None = None
         self.codec_state: Any = self.codec.start_decoding(rows)
@@ -95,6 +97,15 @@ class Session:
     def memory_bytes(self) -> int:
         """Bytes of keys and values: the same from the first frame to the last."""
         return self.store.bytes
+
+    @property
+    def memory_seconds(self) -> float:
+        """Seconds spent on memory beyond denoising, since the session was made: commit passes, and moving of sinks.
+
+        Wall time, which on a CPU is the whole cost. On CUDA it is the time to queue the kernels, which run on after it.
+        Denoising passes also read and write the cache; that is attention's cost and not counted.
+        """
+        return self.commit_seconds + self.store.moving_seconds
 
     def reset(self, start: int, seed: int) -> np.ndarray:
         """Commit start clip `start` of the checkpoint as context; returns its pixel frames uint8 `[T, H, W, 3]`."""
@@ -136,8 +147,10 @@ class Session:
         """Write the newest chunk into memory; nothing to do if that has happened. In play: after the frame was sent."""
         if self.pending is not None:
             assert self.pending_conditions is not None
+            began = time.perf_counter()
             self._commit(self.pending, self.pending_conditions)
             self.pending = self.pending_conditions = None
+            self.commit_seconds += time.perf_counter() - began
 
     def open_planner(self, actions: np.ndarray) -> Planner:
         """The passes of the next chunk, for a loop that runs several sessions at once."""

@@ -78,12 +78,12 @@ class OpenCVEncoder:
         return PictureKind.JPEG, data.tobytes()
 
 
-def jpeg_encoder() -> Encoder:
-    """Whichever JPEG package is installed."""
+def jpeg_encoder(quality: int = 92) -> Encoder:
+    """Whichever JPEG package is installed, at a quality of 1 to 100."""
     try:
-        return PillowEncoder()
+        return PillowEncoder(quality=quality)
     except MissingPackageError:
-        return OpenCVEncoder()
+        return OpenCVEncoder(quality=quality)
 
 
 ENCODERS = {

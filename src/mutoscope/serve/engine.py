@@ -15,6 +15,7 @@ from mutoscope.serve.catalogue import PaneChoice, PaneOptions
 from mutoscope.serve.keys import action_vector
 from mutoscope.serve.scheduler import InputSlot
 from mutoscope.serve.sources import PaneSource
+from mutoscope.serve.strip import Strip
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -104,10 +105,25 @@ class PaneSet:
         for source in self._sources:
             source.commit()
 
+    def strips(self) -> tuple[Strip, ...]:
+        """What lies in each pane's memory."""
+        return tuple(source.strip() for source in self._sources)
+
+    def strips_and_commit(self) -> tuple[Strip, ...]:
+        """What each pane's memory held while the newest frame was made from it; then `commit`."""
+        strips = self.strips()
+        self.commit()
+        return strips
+
     @property
     def memory_bytes(self) -> tuple[int, ...]:
         """Bytes of each pane's memory."""
         return tuple(source.memory_bytes for source in self._sources)
+
+    @property
+    def memory_ms(self) -> tuple[float, ...]:
+        """Milliseconds per frame that each pane's memory costs."""
+        return tuple(round(source.memory_ms, 2) for source in self._sources)
 
     def close(self) -> None:
         """Close every source."""

@@ -15,6 +15,7 @@ class Outbox:
     """Holds at most one moment that was not sent. A newer one replaces it, and the loss is counted.
 
     The drop comes before the encoder, so that an H.264 stream has no gaps and needs no new key picture.
+    `sent` and `answered` are the newest frame numbers that went out and that the page has acknowledged.
     """
 
     def __init__(self, send: Callable[[bytes], Awaitable[None]], clock: Callable[[], float] = time.monotonic) -> None:
@@ -24,6 +25,7 @@ class Outbox:
         self._encoders: tuple[Encoder, ...] = ()
         self._waiting: tuple[int, Moment] | None = None
         self.generated, self.dropped = 0, 0
+        self.sent, self.answered = 0, 0
 
     async def configure(self, worlds: tuple[WorldSpec, ...], interval: float, picture: PictureFormat) -> None:
         """New panes or a new format: new encoders, and nothing that was sent before counts."""
@@ -47,6 +49,7 @@ class Outbox:
     async def acknowledge(self, frame: int) -> None:
         """The page has decoded `frame`: there may be room for the one that waits."""
         self._window.acknowledged(frame, self._clock())
+        self.answered = max(self.answered, min(frame, self.sent))
         await self._flush()
 
     async def _flush(self) -> None:
@@ -54,6 +57,7 @@ class Outbox:
             while self._waiting is not None and self._window.is_open:
                 (frame, moment), self._waiting = self._waiting, None
                 self._window.sent(frame, self._clock())
+                self.sent = frame
                 for message in await asyncio.to_thread(self._encode, frame, moment):
                     await self._send(message)
 

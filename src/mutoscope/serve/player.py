@@ -16,6 +16,7 @@ from mutoscope.serve.keys import bindings, held_names
 from mutoscope.serve.outbox import Outbox
 from mutoscope.serve.recording import Recording, Shelf
 from mutoscope.serve.scheduler import FrameClock, InputSlot
+from mutoscope.serve.strip import Strip, StripMail
 from mutoscope.serve.wire import (
     Ack,
     Input,
@@ -60,7 +61,7 @@ class Player:
     def __init__(self, catalogue: Catalogue, engine: Engine, shelf: Shelf, connection: Connection, settings: PlaySettings) -> None:
         self._catalogue, self._engine, self._shelf, self._connection, self._settings = catalogue, engine, shelf, connection, settings
         self._inputs, self._names = InputSlot(), frozenset[str]()
-        self._outbox = Outbox(connection.send_bytes)
+        self._outbox, self._strip_mail = Outbox(connection.send_bytes), StripMail()
         self._todo: dict[type, Message] = {}
         self._wake = asyncio.Event()
         self._matched: tuple[tuple[PaneChoice, PaneOptions], ...] = ()
@@ -127,6 +128,10 @@ class Player:
             self._paused = self._paused or pause
             await self._connection.send_text(error_message(str(error)))
             await self._tell_state()
+            if pause:
+                # A world that has just failed may fail at this too; one error is enough.
+                with suppress(MutoscopeError):
+                    await self._tell_strips_now()
 
     # What the page asks for.
 
@@ -184,6 +189,7 @@ class Player:
         panes, start, seed = self._panes, self._start, self._seed
         await self._finish_pacer()
         moment = await self._engine.run(lambda: panes.reset(start, seed))
+        self._strip_mail.restart()
         await self._show(moment)
         await self._pause(Pause(False))
 
@@ -192,6 +198,7 @@ class Player:
         self._inputs.take()
         self._clock.restart(time.monotonic())
         await self._tell_state()
+        await self._tell_strips_now()
 
     async def _record(self, message: Record) -> None:
         if message.recording and self._recording is None:
@@ -223,8 +230,15 @@ class Player:
             await asyncio.sleep(shown - now)
         await self._show(moments[0])
         self._pacer = asyncio.create_task(self._show_rest(moments[1:], shown)) if moments[1:] else None
-        await self._engine.run(panes.commit)
+        await self._commit(panes)
         await self._tell_stats()
+
+    async def _commit(self, panes: PaneSet) -> None:
+        """Once the picture is on its way; now and then the page is told what the memory held that it was made from."""
+        if self._strip_mail.is_due(time.monotonic(), self._outbox.answered):
+            await self._tell_strips(await self._engine.run(panes.strips_and_commit))
+        else:
+            await self._engine.run(panes.commit)
 
     async def _show_rest(self, moments: tuple[Moment, ...], shown: float) -> None:
         """The further pixel frames of a step, at the content rate."""
@@ -263,6 +277,14 @@ class Player:
         recording = self._recording is not None
         await self._tell({"type": "state", "paused": self._paused, "recording": recording, "start": self._start, "seed": self._seed})
 
+    async def _tell_strips(self, strips: tuple[Strip, ...]) -> None:
+        await self._connection.send_text(self._strip_mail.message(strips, time.monotonic(), self._outbox.sent))
+
+    async def _tell_strips_now(self) -> None:
+        """When play stops or begins no further message follows soon, so that this one does not wait for its turn."""
+        if self._panes is not None:
+            await self._tell_strips(await self._engine.run(self._panes.strips))
+
     async def _tell_stats(self) -> None:
         now = time.monotonic()
         if now < self._stats_due or self._panes is None:
@@ -270,4 +292,5 @@ class Player:
         self._stats_due = now + STATS_INTERVAL_S
         share = {f"generate_p{percent}_ms": round(1e3 * (self._clock.durations.quantile(percent / 100) or 0.0), 2) for percent in (50, 95)}
         counts = {"generated": self._outbox.generated, "dropped": self._outbox.dropped}
-        await self._tell({"type": "stats", **share, **counts, "memory_bytes": self._panes.memory_bytes})
+        memory = {"memory_bytes": self._panes.memory_bytes, "memory_ms": self._panes.memory_ms}
+        await self._tell({"type": "stats", **share, **counts, **memory})

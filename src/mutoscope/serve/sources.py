@@ -7,6 +7,9 @@ import numpy as np
 
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.world import ActionSpec, WorldSpec
+from mutoscope.memory.contents import slot_contents
+from mutoscope.serve.scheduler import Durations
+from mutoscope.serve.strip import Strip, Thumbnails
 
 if TYPE_CHECKING:
     from mutoscope.rollout.session import Session
@@ -30,6 +33,11 @@ class PaneSource(Protocol):
         """Bytes that its memory of the past occupies."""
         ...
 
+    @property
+    def memory_ms(self) -> float:
+        """Milliseconds that one frame spends on memory beyond what generating it takes: the median of the last frames."""
+        ...
+
     def reset(self, start: int | None, seed: int | None) -> np.ndarray:
         """Begin anew; the context's pixel frames, uint8 `[n, height, width, 3]`."""
         ...
@@ -40,6 +48,10 @@ class PaneSource(Protocol):
 
     def commit(self) -> None:
         """Write what was just shown into memory; called once the picture is on its way."""
+        ...
+
+    def strip(self) -> Strip:
+        """What lies in its memory; before the commit, with the slots of the newest frames marked as open."""
         ...
 
     def close(self) -> None:
@@ -53,23 +65,50 @@ class LearnedSource:
     def __init__(self, session: "Session", *, stride: int = 1) -> None:
         self._session, self.stride = session, stride
         self.world: WorldSpec = session.world
+        self._thumbnails, self._memory_times = Thumbnails(session.codec.temporal_stride), Durations()
+        self._timed_frames, self._timed_seconds = 0, 0.0
 
     @property
     def memory_bytes(self) -> int:
         """Bytes of the cache."""
         return self._session.memory_bytes
 
+    @property
+    def memory_ms(self) -> float:
+        """Median over the last frames of `Session.memory_seconds` per frame, in milliseconds; 0 before the first one."""
+        return 1e3 * (self._memory_times.quantile(0.5) or 0.0)
+
     def reset(self, start: int | None, seed: int | None) -> np.ndarray:
         """Commit the real context of a start (the first where none is named); its pixel frames."""
-        return self._session.reset(start or 0, seed or 0)
+        pixels = self._session.reset(start or 0, seed or 0)
+        self._thumbnails.clear()
+        self._thumbnails.note(0, self._session.num_frames, pixels)
+        self._timed_frames, self._timed_seconds = self._session.num_frames, self._session.memory_seconds
+        return pixels
 
     def step(self, action: np.ndarray) -> np.ndarray:
         """Denoise and decode the next frame."""
-        return self._session.step(action)
+        first = self._session.num_frames
+        pixels = self._session.step(action)
+        self._thumbnails.note(first, self._session.num_frames - first, pixels)
+        # Where no page asks for strips, pictures of frames that are gone must not pile up.
+        if len(self._thumbnails) > 2 * self._session.store.spec.slots:
+            self._thumbnails.keep(slot_contents(self._session.store))
+        return pixels
 
     def commit(self) -> None:
         """Write the last frame into memory."""
         self._session.commit()
+        frames, seconds = self._session.num_frames, self._session.memory_seconds
+        if frames > self._timed_frames:
+            self._memory_times.add((seconds - self._timed_seconds) / (frames - self._timed_frames))
+        self._timed_frames, self._timed_seconds = frames, seconds
+
+    def strip(self) -> Strip:
+        """The session's slots, with the pictures that were shown of them and those of the start's context."""
+        slots = slot_contents(self._session.store)
+        self._thumbnails.keep(slots)
+        return Strip(slots, self._thumbnails.coded(), self._session.codec.temporal_stride / self.world.content_rate)
 
     def close(self) -> None:
         """A session holds nothing outside itself."""
@@ -87,7 +126,7 @@ class RealSource:
     """The real world: a Gymnasium environment that gives uint8 pictures. With `starts` it begins where the learned one does."""
 
     stride = 1
-    memory_bytes = 0
+    memory_bytes, memory_ms = 0, 0.0
 
     def __init__(self, environment: Any, world: WorldSpec, starts: tuple[RealStart, ...] = ()) -> None:
         self._environment, self.world, self._starts = environment, world, starts
@@ -118,6 +157,10 @@ class RealSource:
     def commit(self) -> None:
         """The real world remembers by itself."""
 
+    def strip(self) -> Strip:
+        """No slots."""
+        return Strip()
+
     def close(self) -> None:
         """Close the environment."""
         self._environment.close()
@@ -133,7 +176,7 @@ class FakeSource:
     def __init__(self, *, height: int = 48, width: int = 64, rate: float = 17.5, stride: int = 1, speed: int = 2, side: int = 8) -> None:
         self.world = WorldSpec("fake", height, width, rate, self.ACTIONS)
         self.stride, self._speed, self._side = stride, speed, side
-        self.commits, self.memory_bytes, self.closed = 0, 0, False
+        self.commits, self.memory_bytes, self.memory_ms, self.closed = 0, 0, 0.0, False
         self.reset(0, 0)
 
     def reset(self, start: int | None, seed: int | None) -> np.ndarray:
@@ -163,6 +206,10 @@ class FakeSource:
     def commit(self) -> None:
         """Count the call."""
         self.commits += 1
+
+    def strip(self) -> Strip:
+        """No slots."""
+        return Strip()
 
     def close(self) -> None:
         """Note the call."""

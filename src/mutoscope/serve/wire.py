@@ -1,11 +1,14 @@
 """What travels between the page and the server.
 
 page -> server   JSON text, one object with a "type"; read strictly: anything else is a WireError in words
-server -> page   JSON text (ready, stats, recording, error) and binary pictures: a 20-byte header, then the picture
+server -> page   JSON text (ready, state, stats, memory, recording, error) and binary pictures: a 20-byte header, then the picture
 
 header, little-endian:  version u8 | kind u8 | pane u8 | panes u8 | input u32 | frame u32 | content time f64 (seconds)
 
 `input` is the id of the newest input the picture was computed with; `frame` counts the pixel frames of a connection.
+
+memory: {"version", "panes": [{"num_slots", "num_remembered", "frame_seconds", "slots": [...]}]}, at most a few a second. A slot is
+{"slot", "kind": frame | sink | open | empty, "frame", "age" in frames, "bytes", "picture": JPEG in base64, once per frame and slot}.
 """
 
 import json

@@ -3,7 +3,8 @@
 import { Keys } from "./keys.js";
 import { Meter, quantile } from "./meter.js";
 import { Screens } from "./screen.js";
-import { Link, bestPictureFormat } from "./wire.js";
+import { Strip, amount } from "./strip.js";
+import { Link, bestPictureFormat, memoryOf } from "./wire.js";
 
 const MAX_PANES = 3;
 const part = (id) => document.getElementById(id);
@@ -14,6 +15,7 @@ const state = { panes: catalogue.panes, picture: await bestPictureFormat(), paus
 const counts = { received: 0, complete: 0, generated: 0, dropped: 0, errors: 0 };
 let stats = {};
 let screens = null;
+let strips = [];
 
 const link = new Link({ open, message: receive, picture: show, gone });
 const keys = new Keys(part("pads"), (id, held) => link.send({ type: "input", id, held }), (id, time) => {
@@ -39,6 +41,7 @@ const RECEIVERS = {
   ready: buildPanes,
   state: applyState,
   stats: (message) => { stats = message; },
+  memory: (message) => memoryOf(message).forEach((memory, index) => strips[index]?.update(memory)),
   recording: download,
   error: (message) => { counts.errors += 1; toast(message.message); },
 };
@@ -87,9 +90,11 @@ const pause = (paused) => link.send({ type: "pause", paused });
 function buildPanes({ panes, bindings, starts }) {
   screens?.close();
   document.body.classList.remove("waiting");
+  strips = panes.map(() => new Strip());
   const cards = panes.map(card);
   part("panes").replaceChildren(...cards);
   part("panes").style.setProperty("--columns", panes.length);
+  part("panes").classList.toggle("learned", panes.some(({ kind }) => kind === "learned"));
   part("add").disabled = panes.length >= MAX_PANES;
   screens = new Screens(cards.map((element) => element.querySelector("canvas")), complete, broken);
   keys.bind(bindings);
@@ -113,7 +118,7 @@ function card(pane, index) {
   [screen.className, note.className] = ["screen", "note"];
   screen.append(canvas);
   note.append(document.createTextNode(pane.note), document.createElement("output"));
-  element.append(chooser(pane, index), screen, note);
+  element.append(chooser(pane, index), screen, strips[index].root, note);
   return element;
 }
 
@@ -195,17 +200,19 @@ function toast(text) {
 }
 
 const milliseconds = (value) => (value === null || value === undefined ? "\u2013" : `${Math.round(value)} ms`);
-const megabytes = (bytes) => (bytes ? `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB` : "\u2013");
+// What a memory holds and what it costs: of one pane, or the sum over all.
+const memoryCost = (bytes, ms) => (bytes ? `${amount(bytes)}, ${ms.toFixed(1)} ms/frame` : "");
+const sum = (values) => values.reduce((total, value) => total + value, 0);
 const pair = (low, high) => (low === null || low === undefined ? "\u2013" : `${Math.round(low)} / ${milliseconds(high)}`);
 
 function drawFigures() {
-  const memory = stats.memory_bytes ?? [];
+  const [bytes, costs] = [stats.memory_bytes ?? [], stats.memory_ms ?? []];
   part("rate").textContent = meter.rate().toFixed(1);
   part("latency").textContent = pair(quantile(meter.latencies, 0.5), quantile(meter.latencies, 0.95));
   part("generate").textContent = pair(stats.generate_p50_ms, stats.generate_p95_ms);
-  part("memory").textContent = megabytes(memory.reduce((sum, bytes) => sum + bytes, 0));
+  part("memory").textContent = memoryCost(sum(bytes), sum(costs)) || "\u2013";
   part("dropped").textContent = (stats.dropped ?? 0) + meter.numUnpainted;
-  document.querySelectorAll(".pane output").forEach((output, index) => { output.value = memory[index] ? megabytes(memory[index]) : ""; });
+  document.querySelectorAll(".pane output").forEach((output, index) => { output.value = memoryCost(bytes[index], costs[index]); });
 }
 
 // Buttons and keys of the page itself.

@@ -1,12 +1,18 @@
 // What travels: the same protocol as serve/wire.py, from the page's side.
 
 export const KIND = { JPEG: 1, H264_KEY: 2, H264_DELTA: 3 };
+const VERSION = 1;
 const HEADER_BYTES = 20;
+
+// A page that was loaded from an older server.
+function checkVersion(version) {
+  if (version !== VERSION) throw new Error("the server speaks another version; reload the page");
+}
 
 // A binary message -> header fields and the coded picture.
 export function parsePicture(buffer) {
   const view = new DataView(buffer);
-  if (view.getUint8(0) !== 1) throw new Error("the server speaks another version; reload the page");
+  checkVersion(view.getUint8(0));
   return {
     kind: view.getUint8(1),
     pane: view.getUint8(2),
@@ -16,6 +22,12 @@ export function parsePicture(buffer) {
     contentTime: view.getFloat64(12, true),
     payload: new Uint8Array(buffer, HEADER_BYTES),
   };
+}
+
+// What each pane's memory holds, from a "memory" message.
+export function memoryOf(message) {
+  checkVersion(message.version);
+  return message.panes;
 }
 
 // "h264" where the browser decodes it (WebCodecs needs https or localhost), else "jpeg".

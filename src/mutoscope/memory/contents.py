@@ -1,0 +1,53 @@
+"""What lies in each slot of a store: the ledger's integers beside the bytes they stand for. No torch is imported here."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from mutoscope.memory.store import MemoryStore
+
+SlotKind = Literal["frame", "sink", "open", "empty", "state"]
+
+
+@dataclass(frozen=True)
+class SlotContent:
+    """One slot: the frame in it and how many frames old that is (None where there is none), and the bytes that it takes.
+
+    sink   a frame that stays, and whose position moves
+    open   a frame of the chunk that is being denoised; its commit makes it part of the past
+    empty  a slot that nothing reads; its bytes are allocated all the same
+    state  a learned memory's state: no frame, no age, the same bytes for ever; its number is that after the last slot
+    """
+
+    slot: int
+    kind: SlotKind
+    frame: int | None
+    age: int | None
+    bytes: int
+
+
+def slot_contents(store: "MemoryStore", row: int = 0) -> tuple[SlotContent, ...]:
+    """Every slot of a row in the order in which attention reads them: past, the open chunk's own; then the empty ones, then a state.
+
+    Ages count back from the newest frame, which is the open chunk's last or the last one committed.
+    """
+    ledger, plan = store.ledgers[row], store.ledgers[row].open_plan
+    if plan is None:
+        past = [(ledger.slot_of[frame], frame) for frame in sorted(ledger.slot_of)]
+        own: list[tuple[int, int]] = []
+        newest = ledger.next_frame - 1
+    else:
+        past = [(source.slot, source.frame) for source in plan.sources]
+        own = list(zip(plan.write_slots, plan.chunk.frames, strict=True))
+        newest = plan.chunk.frames[-1]
+
+    def content(slot: int, kind: SlotKind, frame: int | None) -> SlotContent:
+        return SlotContent(slot, kind, frame, None if frame is None else newest - frame, store.spec.slot_bytes(slot, store.keys.dtype))
+
+    remembered = [content(slot, "sink" if slot < store.spec.moving_slots else "frame", frame) for slot, frame in past]
+    opened = [content(slot, "open", frame) for slot, frame in own]
+    taken = {slot for slot, _ in (*past, *own)}
+    empty = [content(slot, "empty", None) for slot in range(ledger.num_slots) if slot not in taken]
+    size = store.states[:, row].numel() * store.states.element_size()
+    state = [SlotContent(ledger.num_slots, "state", None, None, size)] if size else []
+    return (*remembered, *opened, *empty, *state)
