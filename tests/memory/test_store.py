@@ -38,7 +38,7 @@ def test_bytes_are_what_is_allocated(layers, heads, head_dim, tokens, rows, poli
     store = MemoryStore(spec, dtype=dtype)
     tensors = [value for value in vars(store).values() if isinstance(value, torch.Tensor)]
     assert spec.bytes(dtype) == store.bytes == sum(tensor.untyped_storage().nbytes() for tensor in tensors)
-    assert spec.bytes(dtype) == rows * sum(spec.slot_bytes(slot, dtype) for slot in range(spec.slots))
+    assert spec.bytes(dtype) == rows * sum(spec.slot_bytes(slot, dtype) for slot in range(spec.slots)) + spec.state_bytes(dtype)
 
 
 def test_bytes_by_hand():

@@ -48,6 +48,6 @@ def slot_contents(store: "MemoryStore", row: int = 0) -> tuple[SlotContent, ...]
     opened = [content(slot, "open", frame) for slot, frame in own]
     taken = {slot for slot, _ in (*past, *own)}
     empty = [content(slot, "empty", None) for slot in range(ledger.num_slots) if slot not in taken]
-    size = store.states[:, row].numel() * store.states.element_size()
+    size = store.spec.state_bytes(store.keys.dtype) // store.spec.rows
     state = [SlotContent(ledger.num_slots, "state", None, None, size)] if size else []
     return (*remembered, *opened, *empty, *state)

@@ -58,8 +58,8 @@ class CacheSpec:
         return self.layers * self.heads * (waiting * dtype.itemsize + states) + waiting * wide
 
     def slot_bytes(self, slot: int, dtype: torch.dtype = torch.float32) -> int:
-        """What one slot of one row takes of `bytes`: keys, values, originals where frames may move, keys that wait for a state."""
-        tensors = 2 + (slot < self.moving_slots) + (slot < self.waiting_slots)
+        """What one slot of one row takes of `bytes`: keys and values, and the originals of a slot whose frame may move."""
+        tensors = 2 + (slot < self.moving_slots)
         return self.layers * self.heads * self.tokens * self.head_dim * dtype.itemsize * tensors
 
     def bytes(self, dtype: torch.dtype = torch.float32) -> int:

@@ -1,0 +1,79 @@
+"""Memory policies as they are written on the command line."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mutoscope.commands.checkpoints import beside_memory, named_policy, parse_policy, policy_text
+from mutoscope.core.errors import ConfigError
+from mutoscope.memory.policy import FastWeights, Full, GatedDelta, LinearState, SinkWindow, Stateful, Window
+
+SIZES = st.integers(1, 99)
+FRAMES = st.builds(Window, SIZES) | st.builds(SinkWindow, SIZES, SIZES)
+STATES = st.just(LinearState()) | st.just(GatedDelta()) | st.builds(FastWeights, st.sampled_from(["mlp", "swiglu"]), SIZES)
+POLICIES = st.builds(Full, SIZES) | FRAMES | st.builds(Stateful, FRAMES, STATES)
+
+
+@given(POLICIES)
+def test_policies_are_read_as_they_are_written(policy):
+    assert parse_policy(policy_text(policy)) == policy
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("window", "'window' is not a name and a number of frames; write it like window=16"),
+        ("window=", "'window=' is not a name"),
+        ("window=-1", "'window=-1' is not a name"),
+        ("window=0", "window of at least 1, got 0"),
+        ("window=4,window=5", "'window=5' is not a name"),
+        ("ring=4", "unknown memory policy 'ring'; known: full, sink, window"),
+        ("sink=4", "takes sink, window, got {'sink': 4}"),
+        ("", "'' is not a name"),
+        ("window=4+nothing", "unknown learned memory 'nothing'; known: fast-mlp"),
+        ("window=4+linear=2", "only fast weights have a size"),
+        ("full=9+linear", "a memory of everything needs no state"),
+    ],
+)
+def test_policies_that_cannot_be_are_named(text, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_policy(text)
+
+
+def test_a_learned_memory_stays_whatever_cache_is_asked_for():
+    own = Stateful(Window(8), LinearState())
+    assert beside_memory(Window(4), own) == Stateful(Window(4), LinearState())
+    assert beside_memory(Window(4), Window(8)) == Window(4) and beside_memory(Full(9), own) == Full(9)
+
+
+@pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        ("window", Window(12)),
+        ("full", Full(12)),
+        ("sink", SinkWindow(1, 11)),
+        ("window:window=16", Window(16)),
+        ("sink:window=14,sink=2", SinkWindow(2, 14)),
+        ("full:full=200", Full(200)),
+        ("full:frames=200", Full(200)),
+        ("sink=2,window=14", SinkWindow(2, 14)),
+    ],
+)
+def test_a_memory_is_named_with_or_without_its_sizes(text, policy):
+    assert named_policy(text, 12) == policy
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ring", "unknown memory policy 'ring'; known: full, sink, window"),
+        ("ring:window=4", "unknown memory policy 'ring'; known: full, sink, window"),
+        ("window:length=4", "'window' takes window, got {'length': 4}"),
+        ("sink:sink=4", "takes sink, window, got {'sink': 4}"),
+        ("window:", "'' is not a name and a number of frames; write it like"),
+        ("window:window=0", "window of at least 1, got 0"),
+    ],
+)
+def test_memories_that_cannot_be_are_named(text, message):
+    with pytest.raises(ConfigError, match=message):
+        named_policy(text, 12)
