@@ -9,7 +9,7 @@ Chunks are a plain loop over sliced keys: on a CPU it beats a block mask, and it
 computation. `[batch, head, token, head_dim]` everywhere.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -79,7 +79,7 @@ FEW_KEYS = 1024
 
 @dataclass
 class ClipLayout:
-    """A clip's chunks with their key sources, and the rotations of its frames."""
+    """A clip's chunks with their key sources, and the rotations of its frames; or the last chunks of a clip alone (`since`)."""
 
     chunks: tuple[ChunkSources, ...]
     grid: TokenGrid
@@ -91,15 +91,33 @@ class ClipLayout:
     def __post_init__(self) -> None:
         frames = sum(self.lengths)
         still = rotations(torch.zeros(1, device=self.device), self.grid, self.head_dim, self.dtype)
-        self.turns = Turns(self.rotations(0, frames), still.repeat(frames, 1))
+        self.turns = Turns(self.rotations(self.start, self.start + frames), still.repeat(frames, 1))
+
+    @property
+    def start(self) -> int:
+        """The frame of the clip at which its first chunk begins: 0, unless it is the end of a clip."""
+        return self.chunks[0].chunk.start
+
+    def since(self, frame: int) -> "ClipLayout":
+        """The chunks from `frame` on, for the noisy half alone: they keep their positions and all sources, however old."""
+        rest = tuple(chunk for chunk in self.chunks if chunk.chunk.start >= frame)
+        if not rest or rest[0].chunk.start != frame:
+            starts = ", ".join(str(chunk.chunk.start) for chunk in self.chunks)
+            raise ConfigError(f"no chunk begins at frame {frame}; the chunks of this clip begin at {starts}")
+        return replace(self, chunks=rest)
 
     def rotations(self, start: int, stop: int) -> Tensor:
         """Those of frames at positions start .. stop - 1."""
         return rotations(torch.arange(start, stop, device=self.device), self.grid, self.head_dim, self.dtype)
 
-    def turn(self, turns: Turns, start: int, stop: int) -> Tensor:
-        """The timeless turn of frames start .. stop - 1, `[.., frames * tokens, head_dim / 2]`."""
-        return turns.timeless[..., start * self.grid.tokens : stop * self.grid.tokens, :]
+    def span(self, chunk: ChunkSources) -> slice:
+        """Where a chunk's frames stand among those of the layout."""
+        first = chunk.chunk.start - self.start
+        return slice(first, first + chunk.chunk.length)
+
+    def turn(self, turns: Turns, span: slice) -> Tensor:
+        """The timeless turn of frames of the layout, `[.., frames * tokens, head_dim / 2]`."""
+        return turns.timeless[..., span.start * self.grid.tokens : span.stop * self.grid.tokens, :]
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -133,22 +151,24 @@ class Context:
     """What the clean half leaves for the noisy half.
 
     layers  per layer: keys turned to their place but not their position, keys turned to both, and values
-    states  per layer, for models with a learned memory: the state that each chunk's denoising passes read
+    states  per layer, for models with a learned memory: by its first frame, the state that each chunk's denoising passes read
     """
 
     layers: list[tuple[Tensor, Tensor, Tensor]]
-    states: list[list[Tensor]] = field(default_factory=list)
+    states: list[dict[int, Tensor]] = field(default_factory=list)
 
     def detach(self) -> "Context":
         """Without gradient."""
         layers = [(original.detach(), rotated.detach(), values.detach()) for original, rotated, values in self.layers]
-        return Context(layers, [[state.detach() for state in states] for states in self.states])
+        return Context(layers, [{start: state.detach() for start, state in states.items()} for states in self.states])
 
 
 class CleanHalf:
     """The commit passes of a whole clip at once; collects the context that the noisy half reads."""
 
     def __init__(self, layout: ClipLayout) -> None:
+        if layout.start:
+            raise ConfigError(f"the clean past of a clip begins at its frame 0, not at {layout.start}: what came before would be forgotten")
         self.layout, self.turns = layout, layout.turns
         self.context = Context([])
 
@@ -169,22 +189,21 @@ class CleanHalf:
         parts, at_commit = self.layout, memory.written_at == "commit"
         asking, own_keys, own_values = parts.frames(queries), parts.frames(keys), parts.frames(values)
         with torch.autocast(queries.device.type, enabled=False):
-            state, before, outputs = memory.start(queries.shape[0]), [], []
+            state, before, outputs = memory.start(queries.shape[0]), {}, []
             for chunk in parts.chunks:
                 for frame in () if at_commit else chunk.evicted:
-                    state = memory.write(state, own_keys[frame], own_values[frame], parts.turn(self.turns, frame, frame + 1))
-                before.append(state)
-                start, stop = chunk.chunk.start, chunk.chunk.start + chunk.chunk.length
-                turn = parts.turn(self.turns, start, stop)
+                    state = memory.write(state, own_keys[frame], own_values[frame], parts.turn(self.turns, slice(frame, frame + 1)))
+                before[chunk.chunk.start], span = state, parts.span(chunk)
+                turn = parts.turn(self.turns, span)
                 if at_commit:
-                    state = memory.write(state, torch.cat(own_keys[start:stop], dim=2), torch.cat(own_values[start:stop], dim=2), turn)
-                outputs.append(memory.read(state, torch.cat(asking[start:stop], dim=2), turn))
+                    state = memory.write(state, torch.cat(own_keys[span], dim=2), torch.cat(own_values[span], dim=2), turn)
+                outputs.append(memory.read(state, torch.cat(asking[span], dim=2), turn))
         self.context.states.append(before)
         return torch.cat(outputs, dim=2)
 
 
 class NoisyHalf:
-    """The denoising passes of a whole clip at once, each chunk given its clean past."""
+    """The denoising passes of a whole clip, or of its last chunks, at once, each chunk given its clean past."""
 
     def __init__(self, layout: ClipLayout, context: Context) -> None:
         self.layout, self.context, self.turns = layout, context, layout.turns
@@ -203,9 +222,9 @@ class NoisyHalf:
         """Reads the state that the clean past left, and writes nothing."""
         parts, outputs, asking = self.layout, [], self.layout.frames(queries)
         with torch.autocast(queries.device.type, enabled=False):
-            for chunk, state in zip(parts.chunks, self.context.states[layer], strict=True):
-                start, stop = chunk.chunk.start, chunk.chunk.start + chunk.chunk.length
-                outputs.append(memory.read(state, torch.cat(asking[start:stop], dim=2), parts.turn(self.turns, start, stop)))
+            for chunk in parts.chunks:
+                state, span = self.context.states[layer][chunk.chunk.start], parts.span(chunk)
+                outputs.append(memory.read(state, torch.cat(asking[span], dim=2), parts.turn(self.turns, span)))
         return torch.cat(outputs, dim=2)
 
 
@@ -214,11 +233,11 @@ def _attend_chunks(layout: ClipLayout, queries: Tensor, own: tuple[Tensor, Tenso
     original, rotated, past_values = (layout.frames(tensor) for tensor in past)
     outputs = []
     for chunk in layout.chunks:
-        start, stop = chunk.chunk.start, chunk.chunk.start + chunk.chunk.length
+        span = layout.span(chunk)
         keys, values = layout.gather(chunk, original, rotated, past_values)
-        keys.extend(own_keys[start:stop])
-        values.extend(own_values[start:stop])
-        outputs.append(attention(torch.cat(asking[start:stop], dim=2), torch.cat(keys, dim=2), torch.cat(values, dim=2)))
+        keys.extend(own_keys[span])
+        values.extend(own_values[span])
+        outputs.append(attention(torch.cat(asking[span], dim=2), torch.cat(keys, dim=2), torch.cat(values, dim=2)))
     return torch.cat(outputs, dim=2)
 
 

@@ -64,6 +64,14 @@ def replay(model: VideoTransformer, clean: Tensor, noisy: Tensor, sigma: Tensor,
     `clean` are the rollout's committed frames and `noisy`, `sigma` its exit-step inputs; the result equals what the
     rollout's exit steps gave, and its gradient equals autograd through the rollout with a detached cache.
     """
+    return replay_since(model, clean, noisy, sigma, conditions, clip, 0)
+
+
+def replay_since(
+    model: VideoTransformer, clean: Tensor, noisy: Tensor, sigma: Tensor, conditions: Conditions, clip: ClipLayout, frame: int
+) -> Tensor:
+    """The end of `replay`, from the chunk on that begins at `frame`: exact too, for these chunks are given the whole past."""
     with torch.no_grad():
         context = encode_context(model, clean, conditions, clip)
-    return denoise_given_context(model, noisy, sigma, conditions, clip, context)
+    own = conditions.frames(frame, clean.shape[1])
+    return denoise_given_context(model, noisy[:, frame:], sigma[:, frame:], own, clip.since(frame), context)

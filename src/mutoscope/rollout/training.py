@@ -1,6 +1,7 @@
 """A training rollout: committed real context, then the student's own chunks, without autograd, with a trace to replay."""
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -36,6 +37,30 @@ class Rollout:
     sigma: Tensor
     generated: Tensor
     lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ScoreWindow:
+    """The last frames of a rollout, which are judged as a clip: it begins at frame `start`, and its first whole chunk at `first`.
+
+    `clean` `[B, F, C, H, W]` and its conditions; `scored` `[B, F]` is 1 in the whole chunks that the student made.
+    """
+
+    start: int
+    first: int
+    clean: Tensor
+    conditions: Conditions
+    scored: Tensor
+
+
+def score_window(rollout: Rollout, conditions: Conditions, frames: int) -> ScoreWindow:
+    """The last `frames` of a rollout. A clip is one frame and then whole chunks: that frame may be what is left of a cut chunk."""
+    stop = rollout.clean.shape[1]
+    start = stop - frames
+    first = next(border for border in accumulate(rollout.lengths, initial=0) if border >= start)
+    scored = rollout.generated[:, start:].clone()
+    scored[:, : first - start] = 0
+    return ScoreWindow(start, first, rollout.clean[:, start:], conditions.frames(start, stop), scored)
 
 
 @torch.no_grad()

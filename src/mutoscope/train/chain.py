@@ -110,12 +110,13 @@ def check_data(chain: Chain) -> None:
     world = chain.train_data.world
     if world != chain.held_out.world:
         raise ConfigError(f"{chain.train_data.path} and {chain.held_out.path} were recorded from different worlds")
-    needs = ((chain.train_data, chain.run.clip_frames), (chain.held_out, max(sample_frames(chain.run), START_FRAMES)))
+    needs = ((chain.train_data, chain.run.longest_clip), (chain.held_out, max(sample_frames(chain.run), START_FRAMES)))
     for dataset, frames in needs:
         longest = max(episode.num_frames for episode in dataset.episodes)
         if longest < frames:
             raise DataError(
-                f"this run needs clips of {frames} frames, and the longest episode of {dataset.path} has {longest}; record longer ones"
+                f"this run needs clips of {frames} frames, and the longest episode of {dataset.path} has {longest}; "
+                f"record longer ones{_shorter_rollouts(chain.run, frames)}"
             )
     for stage in chain.run.stages:
         path = chain.checkpoint_path(stage.name)
@@ -124,6 +125,12 @@ def check_data(chain: Chain) -> None:
                 f"{path} was trained on the world {read_manifest(path).world}, and {chain.train_data.path} is of {world}; "
                 "give another run folder, or the data that it was trained on"
             )
+
+
+def _shorter_rollouts(run: RunConfig, frames: int) -> str:
+    """The other way out where it is matching's long rollouts that need so many frames."""
+    names = ", ".join(stage.name for stage in run.stages if run.frames_read(stage) == frames > run.clip_frames)
+    return f", or lower frames_beyond_clip of {names}" if names else ""
 
 
 def run_readme(run: RunConfig) -> str:
@@ -166,7 +173,8 @@ def train_stage(chain: Chain, stage: StageConfig) -> None:
         return
     codec_manifest, codec = load_codec(chain.checkpoint_path(chain.codec_stage.name), chain.workers.device)
     latents = prepare_latents(chain, codec)
-    source = ClipSource(latents, "latents", chain.run.clip_frames, stage.update, derive_seed(chain.run.seed, stage.name), chain.workers)
+    seed, frames = derive_seed(chain.run.seed, stage.name), chain.run.frames_read(stage)
+    source = ClipSource(latents, "latents", frames, stage.update, seed, chain.workers)
     inputs = {name: load_parent(chain, name) for name in parents(stage)}
     run_stage = build_stage(chain.run, stage, inputs, fresh_model(chain, stage, codec), source)
     run_loop(run_stage, source, plan, chain.workers, lambda update: draw_samples(chain, stage, run_stage, codec, update))
@@ -222,7 +230,8 @@ def train_codec(chain: Chain, stage: CodecStage, plan: LoopPlan) -> None:
     world, workers = chain.train_data.world, chain.workers
     config = ConvCodecConfig(world.height, world.width, stage.latent_channels, stage.widths, stage.blocks)
     codec = ConvCodec(config).initialise(stream(chain.run.seed, "codec weights")).to(workers.device)
-    source = ClipSource(chain.train_data, "frames", 1, stage.update, derive_seed(chain.run.seed, stage.name), workers)
+    seed, frames = derive_seed(chain.run.seed, stage.name), chain.run.frames_read(stage)
+    source = ClipSource(chain.train_data, "frames", frames, stage.update, seed, workers)
     run_stage = build_stage(chain.run, stage, {}, codec, source)
     run_loop(run_stage, source, plan, workers, lambda update: draw_samples(chain, stage, run_stage, codec, update))
     average = run_stage.learners["codec"].average

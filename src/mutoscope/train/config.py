@@ -136,7 +136,10 @@ class ConsistencyStage:
 
 @dataclass(frozen=True)
 class MatchingStage:
-    """Distribution matching on the student's own rollouts; critic every update, student every `student_every`-th."""
+    """Distribution matching on the student's own rollouts; critic every update, student every `student_every`-th.
+
+    A rollout may be up to `frames_beyond_clip` frames longer than a clip; its last `clip_frames` are scored.
+    """
 
     name: str
     start: str
@@ -149,10 +152,11 @@ class MatchingStage:
     guidance: float = 1.5
     average_from: int = 50
     max_context: int = 4
+    frames_beyond_clip: int = 0
 
     def __post_init__(self) -> None:
         _at_least(1, self, "student_steps", "first_chunk_steps", "student_every", "max_context")
-        _at_least(0, self, "average_from")
+        _at_least(0, self, "average_from", "frames_beyond_clip")
         _above_zero(self, "critic_learning_rate")
 
 
@@ -207,14 +211,31 @@ class RunConfig:
         _check_ancestry(self.stages)
         if self.clip_frames < 2 or (self.clip_frames - 1) % self.chunk_frames:
             raise ConfigError(f"clips of {self.clip_frames} frames must be 1 + a multiple of chunk_frames {self.chunk_frames}")
+        for stage in self.stages:
+            beyond = self.frames_read(stage) - self.clip_frames
+            if beyond % self.chunk_frames:
+                raise ConfigError(
+                    f"stage '{stage.name}': frames_beyond_clip must be a multiple of chunk_frames {self.chunk_frames}, got {beyond}"
+                )
         try:
-            layout(self.memory, chunk_lengths(self.clip_frames, self.chunk_frames, 1))
+            layout(self.memory, chunk_lengths(self.longest_clip, self.chunk_frames, 1))
         except CapacityError as error:
-            raise ConfigError(f"clips of {self.clip_frames} frames do not fit into the memory: {error}") from error
+            raise ConfigError(f"clips of {self.longest_clip} frames do not fit into the memory: {error}") from error
         for stage in self.stages:
             cell = 2 ** len(stage.widths) * self.model.patch if isinstance(stage, CodecStage) else 1
             if self.data.height % cell or self.data.width % cell:
                 raise ConfigError(f"pictures of {self.data.height}x{self.data.width} cannot be cut into tokens of {cell}x{cell} pixels")
+
+    def frames_read(self, stage: StageConfig) -> int:
+        """Frames of the clips that a stage reads: the codec single ones, matching enough for the actions of its longest rollouts."""
+        if isinstance(stage, CodecStage):
+            return 1
+        return self.clip_frames + (stage.frames_beyond_clip if isinstance(stage, MatchingStage) else 0)
+
+    @property
+    def longest_clip(self) -> int:
+        """Frames that an episode must have so that every stage can read clips of it."""
+        return max((self.clip_frames, *map(self.frames_read, self.stages)))
 
     def stage(self, name: str) -> StageConfig:
         """The stage of that name."""

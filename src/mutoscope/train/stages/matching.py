@@ -1,20 +1,23 @@
-"""Stage 4: asymmetric distribution matching on the student's own rollouts (Causal Forcing, arXiv 2602.02214, section 4)."""
+"""Stage 4: asymmetric distribution matching on the student's own rollouts (Causal Forcing, arXiv 2602.02214, section 4).
+
+Rollouts may be longer than a clip; the scores then judge their last `clip_frames` frames, a clip that has a distant past.
+"""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from mutoscope.models.checkpoint import freeze
 from mutoscope.models.conditions import Conditions
-from mutoscope.models.denoise import bidirectional, clip_layout, replay
+from mutoscope.models.denoise import bidirectional, clip_layout, replay_since
 from mutoscope.models.transformer import VideoTransformer
 from mutoscope.noise.schedule import add_noise, few_step_levels, shift, velocity_target, x0_from_velocity
 from mutoscope.objectives.flow import flow_loss
 from mutoscope.objectives.guidance import guide
 from mutoscope.objectives.matching import matching_gradient, matching_loss
-from mutoscope.rollout.training import Rollout, RolloutPlan, roll_out
+from mutoscope.rollout.training import Rollout, RolloutPlan, ScoreWindow, roll_out, score_window
 from mutoscope.train.batch import ClipBatch, Draws
 from mutoscope.train.config import MatchingStage, RunConfig
 from mutoscope.train.learner import Learner, make_learner
@@ -44,16 +47,24 @@ class MatchingRun:
         return ("critic", "model") if update % self.config.student_every == self.config.student_every - 1 else ("critic",)
 
     def loss(self, turn: str, batch: ClipBatch) -> tuple[Tensor, dict[str, float]]:
-        """The critic's flow loss or the student's matching loss, on a fresh rollout."""
+        """The critic's flow loss or the student's matching loss, on the window at the end of a fresh rollout."""
+        frames = self.rollout_frames(batch.draws)
+        batch = replace(batch, clean=batch.clean[:, :frames], conditions=batch.conditions.frames(0, frames))
         rollout = self._rollout(batch)
-        return self._critic_loss(batch, rollout) if turn == "critic" else self._student_loss(batch, rollout)
+        window = score_window(rollout, batch.conditions, self.run.clip_frames)
+        return self._critic_loss(window, batch.draws) if turn == "critic" else self._student_loss(batch, rollout, window)
 
-    def rollout_plan(self, draws: Draws, num_frames: int) -> RolloutPlan:
+    def rollout_frames(self, draws: Draws) -> int:
+        """Where a random window of the longest rollout ends: what comes after it is not generated. One draw per update."""
+        step = self.run.chunk_frames
+        return self.run.clip_frames + step * draws.shared("score window", 1 + self.config.frames_beyond_clip // step)
+
+    def rollout_plan(self, draws: Draws) -> RolloutPlan:
         """Random context length and exit steps: one draw per update for all chunks, one for the first chunk's own grid."""
         config, run = self.config, self.run
         levels = tuple(few_step_levels(config.student_steps, run.shift).tolist())
         first = tuple(few_step_levels(config.first_chunk_steps, run.shift).tolist())
-        context = draw_context(run, draws, num_frames, config.max_context)
+        context = draw_context(run, draws, run.clip_frames, config.max_context)
         stop, first_stop = draws.shared("exit step", len(levels)) + 1, draws.shared("first exit step", len(first)) + 1
         return RolloutPlan(run.memory, context, run.chunk_frames, first[:first_stop], levels[:stop])
 
@@ -61,43 +72,43 @@ class MatchingRun:
         size = batch.clean.shape[2:]
 
         def noise(frame: int, draw: int) -> Tensor:
-            return batch.draws.normal(f"rollout/{frame}/{draw}", self._length(frame, batch), *size)
+            return batch.draws.normal(f"rollout/{frame}/{draw}", self.run.chunk_frames, *size)
 
-        plan = self.rollout_plan(batch.draws, batch.clean.shape[1])
-        return roll_out(self.learners["model"].module, plan, batch.clean, batch.conditions, noise)
+        return roll_out(self.learners["model"].module, self.rollout_plan(batch.draws), batch.clean, batch.conditions, noise)
 
-    def _length(self, frame: int, batch: ClipBatch) -> int:
-        return min(self.run.chunk_frames, batch.clean.shape[1] - frame)
-
-    def _sigma(self, batch: ClipBatch) -> Tensor:
+    def _sigma(self, draws: Draws) -> Tensor:
         """Uniform, shifted, clamped to [.02, .98]; the same for all frames of a clip."""
-        sigma = shift(batch.draws.uniform("score sigma", 1), self.run.shift).clamp(0.02, 0.98)
-        return sigma.expand(-1, batch.clean.shape[1])
+        sigma = shift(draws.uniform("score sigma", 1), self.run.shift).clamp(0.02, 0.98)
+        return sigma.expand(-1, self.run.clip_frames)
 
-    def _critic_loss(self, batch: ClipBatch, rollout: Rollout) -> tuple[Tensor, dict[str, float]]:
+    def _critic_loss(self, window: ScoreWindow, draws: Draws) -> tuple[Tensor, dict[str, float]]:
         """Flow matching on the student's clips."""
-        sigma, noise = self._sigma(batch), batch.draws.normal("score noise", *batch.clean.shape[1:])
-        noisy = add_noise(rollout.clean, noise, sigma)
-        velocity = bidirectional(self.learners["critic"].module, noisy, sigma, batch.conditions)
-        return flow_loss(velocity, velocity_target(rollout.clean, noise), rollout.generated), {}
+        sigma, noise = self._sigma(draws), draws.normal("score noise", *window.clean.shape[1:])
+        velocity = bidirectional(self.learners["critic"].module, add_noise(window.clean, noise, sigma), sigma, window.conditions)
+        return flow_loss(velocity, velocity_target(window.clean, noise), window.scored), {}
 
-    def _student_loss(self, batch: ClipBatch, rollout: Rollout) -> tuple[Tensor, dict[str, float]]:
-        """One teacher-forced replay gives the sample with its gradient; the scores say where it should go."""
-        student = self.learners["model"].module
-        clip = clip_layout(student, self.run.memory, rollout.lengths, batch.clean.device)
-        velocity = replay(student, rollout.clean, rollout.noisy, rollout.sigma, batch.conditions, clip)
-        sample = x0_from_velocity(rollout.noisy, velocity, rollout.sigma)
-        gradient = self._score_difference(sample.detach(), batch, rollout.generated)
+    def _student_loss(self, batch: ClipBatch, rollout: Rollout, window: ScoreWindow) -> tuple[Tensor, dict[str, float]]:
+        """The sample moves to where the scores say that it should go."""
+        sample = self._sample(batch, rollout, window)
+        gradient = self._score_difference(sample.detach(), window, batch.draws)
         figures = {"score_difference": float(gradient.square().mean().sqrt()), "sample_std": float(sample.detach().std())}
-        return matching_loss(sample, gradient, rollout.generated), figures
+        return matching_loss(sample, gradient, window.scored), figures
+
+    def _sample(self, batch: ClipBatch, rollout: Rollout, window: ScoreWindow) -> Tensor:
+        """The window `[B, F, C, H, W]` with its gradient, from one teacher-forced replay of its whole chunks."""
+        student, first = self.learners["model"].module, window.first
+        clip = clip_layout(student, self.run.memory, rollout.lengths, batch.clean.device)
+        velocity = replay_since(student, rollout.clean, rollout.noisy, rollout.sigma, batch.conditions, clip, first)
+        sample = x0_from_velocity(rollout.noisy[:, first:], velocity, rollout.sigma[:, first:])
+        return torch.cat([rollout.clean[:, window.start : first], sample], dim=1)
 
     @torch.no_grad()
-    def _score_difference(self, sample: Tensor, batch: ClipBatch, generated: Tensor) -> Tensor:
-        sigma, noise = self._sigma(batch), batch.draws.normal("score noise", *sample.shape[1:])
+    def _score_difference(self, sample: Tensor, window: ScoreWindow, draws: Draws) -> Tensor:
+        sigma, noise = self._sigma(draws), draws.normal("score noise", *sample.shape[1:])
         noisy = add_noise(sample, noise, sigma)
-        teacher = self._teacher_velocity(noisy, sigma, batch.conditions)
-        critic = bidirectional(self.learners["critic"].module, noisy, sigma, batch.conditions)
-        return matching_gradient(sample, x0_from_velocity(noisy, critic, sigma), x0_from_velocity(noisy, teacher, sigma), generated)
+        teacher = self._teacher_velocity(noisy, sigma, window.conditions)
+        critic = bidirectional(self.learners["critic"].module, noisy, sigma, window.conditions)
+        return matching_gradient(sample, x0_from_velocity(noisy, critic, sigma), x0_from_velocity(noisy, teacher, sigma), window.scored)
 
     def _teacher_velocity(self, noisy: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
         conditional = bidirectional(self.teacher, noisy, sigma, conditions)
