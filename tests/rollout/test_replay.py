@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 
 from fakes import ALL_POLICIES, model_for, tiny_conditions, tiny_latents, tiny_model
+from mutoscope.core.errors import ConfigError
 from mutoscope.core.streams import normal, stream
 from mutoscope.memory.ledger import ChunkSources, chunk_lengths, layout
+from mutoscope.models.attention import Context
 from mutoscope.models.conditions import Conditions
-from mutoscope.models.denoise import clip_layout, replay
+from mutoscope.models.denoise import clip_layout, denoise_given_context, encode_context, replay, replay_since
 from mutoscope.models.recall import RecallLayer
 from mutoscope.models.rope import rotate, rotations
 from mutoscope.models.transformer import VideoTransformer
 from mutoscope.noise.schedule import few_step_levels, x0_from_velocity
-from mutoscope.rollout.training import Rollout, RolloutPlan, roll_out
+from mutoscope.rollout.training import Rollout, RolloutPlan, roll_out, score_window
 
 FRAMES, CONTEXT = 11, 2
 LEVELS = tuple(few_step_levels(4, 5.0).tolist())
@@ -136,11 +138,11 @@ def replayed(model: VideoTransformer, plan: RolloutPlan, rollout: Rollout) -> Te
     return x0_from_velocity(rollout.noisy, velocity, rollout.sigma)
 
 
-def gradients(model: VideoTransformer, samples: Tensor) -> Tensor:
-    """Gradient of a random linear function of the generated frames with respect to all weights."""
-    direction = tiny_latents(FRAMES, seed=7)[:, CONTEXT:]
+def gradients(model: VideoTransformer, samples: Tensor, start: int = CONTEXT) -> Tensor:
+    """Gradient of a random linear function of the generated frames from `start` on, the last of `samples`, with respect to all weights."""
+    direction = tiny_latents(FRAMES, seed=7)[:, start:]
     weights = list(model.parameters())
-    parts = torch.autograd.grad((samples[:, CONTEXT:] * direction).sum(), weights, materialize_grads=True)
+    parts = torch.autograd.grad((samples[:, start - FRAMES :] * direction).sum(), weights, materialize_grads=True)
     return torch.cat([part.flatten() for part in parts])
 
 
@@ -188,3 +190,89 @@ def test_a_rollout_leaves_no_graph_and_repeats():
     first, again = (rolled_out(model, plan, real) for _ in range(2))
     assert not first.clean.requires_grad and torch.equal(first.clean, again.clean)
     assert first.sigma[0].tolist() == [0.0] * CONTEXT + [LEVELS[-1]] + [5 / 6] * (FRAMES - CONTEXT - 1)
+
+
+# Windows of a rollout: from the context frame on, from the first own chunk on, and from where all caches have forgotten its beginning.
+STARTS = [1, 2, 8]
+
+
+def samples_since(model: VideoTransformer, plan: RolloutPlan, rollout: Rollout, start: int) -> Tensor:
+    """The samples of the frames from `start` on, as the window's replay gives them."""
+    parts = clip_layout(model, plan.policy, rollout.lengths, "cpu")
+    velocity = replay_since(model, rollout.clean, rollout.noisy, rollout.sigma, tiny_conditions(FRAMES), parts, start)
+    return x0_from_velocity(rollout.noisy[:, start:], velocity, rollout.sigma[:, start:])
+
+
+@pytest.mark.parametrize("policy", ALL_POLICIES)
+@pytest.mark.parametrize("chunk", [1, 3])
+@pytest.mark.parametrize("start", STARTS)
+def test_a_windows_replay_is_the_end_of_the_rollout(policy, chunk, start):
+    model, plan, real = model_for(ALL_POLICIES[policy]), plan_of(policy, chunk, "middle"), tiny_latents(FRAMES, seed=3)
+    rollout = rolled_out(model, plan, real)
+    samples, expected = samples_since(model, plan, rollout, start), reference(model, plan, real, detached=True)
+    assert torch.allclose(samples, rollout.clean[:, start:], atol=1e-9)
+    scored = max(start, CONTEXT)
+    assert relative(gradients(model, samples, scored), gradients(model, expected, scored)) < 1e-9
+
+
+@pytest.mark.parametrize("policy", ALL_POLICIES)
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_the_windows_replay_broken_twin_whose_window_is_all_there_is(policy, chunk):
+    """A clip of its own, cut out of the rollout."""
+    model, plan, start = model_for(ALL_POLICIES[policy]), plan_of(policy, chunk, "middle"), 8
+    rollout = rolled_out(model, plan, tiny_latents(FRAMES, seed=3))
+    parts = clip_layout(model, plan.policy, (chunk,) * (3 // chunk), "cpu")
+    clean, noisy, sigma = (tensor[:, start:] for tensor in (rollout.clean, rollout.noisy, rollout.sigma))
+    velocity = replay(model, clean, noisy, sigma, tiny_conditions(FRAMES).frames(start, FRAMES), parts)
+    assert not torch.allclose(x0_from_velocity(noisy, velocity, sigma), clean, atol=1e-6)
+
+
+def forgetful(model: VideoTransformer, plan: RolloutPlan, rollout: Rollout, start: int) -> Tensor:
+    """A window's samples when of all that lies further back than a cache of four frames nothing is left: no sinks, and no states."""
+    parts, conditions = clip_layout(model, plan.policy, rollout.lengths, "cpu"), tiny_conditions(FRAMES)
+    context, oldest = encode_context(model, rollout.clean, conditions, parts), start - (4 - plan.chunk_frames)
+    chunks = [replace(chunk, sources=tuple(one for one in chunk.sources if one.frame >= oldest)) for chunk in parts.chunks]
+    fresh = [dict.fromkeys(states, memory.start(2)) for memory, states in zip(model.memories, context.states, strict=True)]
+    end, own = replace(parts, chunks=tuple(chunks)).since(start), conditions.frames(start, FRAMES)
+    noisy, sigma = rollout.noisy[:, start:], rollout.sigma[:, start:]
+    return x0_from_velocity(noisy, denoise_given_context(model, noisy, sigma, own, end, Context(context.layers, fresh)), sigma)
+
+
+@pytest.mark.parametrize("policy", ALL_POLICIES)
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_the_windows_replay_broken_twin_that_forgets_the_distant_past(policy, chunk):
+    """A plain window has no distant past to forget; all others are found out."""
+    model, plan = model_for(ALL_POLICIES[policy]), plan_of(policy, chunk, "middle")
+    rollout = rolled_out(model, plan, tiny_latents(FRAMES, seed=3))
+    assert torch.allclose(forgetful(model, plan, rollout, 8), rollout.clean[:, 8:], atol=1e-6) == (policy == "window")
+
+
+def test_a_window_begins_where_a_chunk_begins():
+    parts = clip_layout(tiny_model(), ALL_POLICIES["window"], chunk_lengths(FRAMES, 3, CONTEXT), "cpu")
+    with pytest.raises(ConfigError, match="no chunk begins at frame 4; the chunks of this clip begin at 0, 1, 2, 5, 8"):
+        parts.since(4)
+    with pytest.raises(ConfigError, match="begins at its frame 0, not at 5: what came before would be forgotten"):
+        encode_context(tiny_model(), tiny_latents(6), tiny_conditions(6), parts.since(5))
+
+
+@pytest.mark.parametrize(
+    ("chunk", "frames", "first", "scored"),
+    [
+        (1, FRAMES, 0, "00111111111"),
+        (3, FRAMES, 0, "00111111111"),
+        (1, 10, 1, "0111111111"),
+        (3, 10, 1, "0111111111"),
+        (1, 7, 4, "1111111"),
+        (3, 7, 5, "0111111"),  # a clip is one frame and whole chunks; that frame is the last one of a chunk that the window cuts
+        (3, 4, 8, "0111"),
+    ],
+)
+def test_a_window_scores_the_whole_chunks_of_the_student(chunk, frames, first, scored):
+    rollout = rolled_out(tiny_model(), plan_of("window", chunk, "middle"), tiny_latents(FRAMES, seed=3))
+    conditions = tiny_conditions(FRAMES)
+    window = score_window(rollout, conditions, frames)
+    assert (window.start, window.first) == (FRAMES - frames, first)
+    assert all("".join(str(int(value)) for value in row) == scored for row in window.scored)
+    assert torch.equal(window.clean, rollout.clean[:, -frames:])
+    assert torch.equal(window.conditions.travel, conditions.travel[:, -frames:])
+    assert rollout.generated.sum() == 2 * (FRAMES - CONTEXT), "the rollout's own mask must stay as it was"
