@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import save_file
-from training_fakes import STAGES, UPDATE, everything, loop_plan, make_stage
+from training_fakes import KINDS, UPDATE, everything, loop_plan, make_stage
 
 from mutoscope.train import monitor
 from mutoscope.train.loop import run_loop
@@ -26,7 +26,7 @@ def main() -> None:
     """Every stage; with "unaveraged" the broken twin, whose ranks keep their gradients to themselves."""
     folder, workers = Path(sys.argv[1]), start_workers("cpu")
     monitor._tensorboard = lambda folder: None
-    for kind in STAGES:
+    for kind in KINDS:
         train_kind(kind, folder, workers, accumulate=2)
     Workers.average_gradients = lambda self, module: None  # type: ignore[method-assign]
     train_kind(TWIN, folder / "unaveraged", workers, accumulate=1)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from training_fakes import ALONE, CHUNKS, RUN, STAGES, UPDATE, loop_plan, make_stage
+from training_fakes import ALONE, CHUNKS, KINDS, RUN, UPDATE, loop_plan, make_stage
 
 from mutoscope.train.batch import ClipBatch
 from mutoscope.train.config import RunConfig
@@ -65,7 +65,7 @@ def equal_to_rounding(first: dict[str, Tensor], second: dict[str, Tensor]) -> bo
     return first.keys() == second.keys() and all(torch.allclose(first[name], second[name], rtol=1e-9, atol=1e-13) for name in first)
 
 
-@pytest.mark.parametrize("kind", STAGES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_or_four_micro_batches_give_the_gradient_of_one(kind):
     whole = gradients(kind, 1)
     assert any(value.abs().max() > 0 for value in whole.values())
@@ -73,19 +73,19 @@ def test_two_or_four_micro_batches_give_the_gradient_of_one(kind):
     assert equal_to_rounding(whole, gradients(kind, 4))
 
 
-@pytest.mark.parametrize("kind", STAGES[2:])
+@pytest.mark.parametrize("kind", KINDS[2:])
 def test_so_they_do_chunk_wise(kind):
     assert equal_to_rounding(gradients(kind, 1, CHUNKS), gradients(kind, 2, CHUNKS))
 
 
-@pytest.mark.parametrize("kind", STAGES)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("twin", [Undivided, Stale])
 def test_broken_twins_that_do_not_divide_or_count_twice_are_found(kind, twin):
     assert not equal_to_rounding(gradients(kind, 1), gradients(kind, 2, twin=twin))
 
 
 def test_every_parameter_that_should_learn_has_a_gradient():
-    for kind in STAGES:
+    for kind in KINDS:
         stage, source = make_stage(kind, WHOLE, wide=True)
         one_update(stage, source, loop_plan(Path("nowhere"), WHOLE), ALONE, BOTH)
         for turn in stage.turns(BOTH):

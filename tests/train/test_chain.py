@@ -167,6 +167,29 @@ def test_episodes_too_short_for_the_clips_are_refused_before_anything_trains(roo
         open_at(root)
 
 
+def test_episodes_too_short_for_long_rollouts_are_refused_too(root):
+    """The clips on disk have 18 frames: clips of 7 and 11 more."""
+    assert open_at(root, with_stage("matching", frames_beyond_clip=11))
+    with pytest.raises(DataError, match="needs clips of 19 frames, .* has 18; record longer ones, or lower frames_beyond_clip of matching"):
+        open_at(root, with_stage("matching", frames_beyond_clip=12))
+
+
+def test_long_rollouts_read_long_clips_and_no_other_stage_does(root, monkeypatch):
+    seen: dict[str, int] = {}
+
+    def look(stage, source, plan, workers, sample) -> None:
+        seen[plan.name] = source.batch(stage.turns(0)[0], 0, 0, 1).clean.shape[1]
+        loop.run_loop(stage, source, plan, workers, sample)
+
+    monkeypatch.setattr(chains, "run_loop", look)
+    for kind in ("codec", "consistency", "matching"):
+        shutil.rmtree(root / "run" / kind)
+    run = with_stage("matching", frames_beyond_clip=5)
+    assert train_again(root, run) == ["codec", "consistency", "matching"]
+    assert seen == {"codec": 1, "consistency": 7, "matching": 12}
+    assert read_manifest(root / "run" / "matching" / "checkpoint").clip_frames == 7
+
+
 def test_the_folder_of_another_run_is_refused(root):
     with pytest.raises(ConfigError, match=r"holds another run \('fake'\); give another folder, or delete it"):
         open_at(root, replace(ALL, shift=3.0))

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from training_fakes import ALONE, CPU, STAGES, UPDATE, loop_plan, make_stage
+from training_fakes import ALONE, CPU, KINDS, UPDATE, loop_plan, make_stage
 
 from mutoscope.core.errors import ConfigError
 from mutoscope.train.config import UpdateConfig
@@ -39,7 +39,7 @@ def test_broken_twin_with_bfloat16_weights_stands_still():
     assert torch.equal(ones_after_one_step(torch.bfloat16), torch.ones(4, 4, dtype=torch.bfloat16))
 
 
-@pytest.mark.parametrize("kind", STAGES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_under_bf16_everything_that_learns_stays_float32_and_moves(kind):
     config = replace(TINY_STEPS, batch_size=2)
     stage, source = make_stage(kind, config)

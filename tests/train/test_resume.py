@@ -11,7 +11,7 @@ import torch
 from training_fakes import (
     ALONE,
     CHUNKS,
-    STAGES,
+    KINDS,
     UPDATE,
     FakeSource,
     different,
@@ -79,14 +79,14 @@ def stopped_and_resumed(kind: str, folder: Path, at: int = 3) -> dict[str, torch
     return everything(train(kind, folder))
 
 
-@pytest.mark.parametrize("kind", STAGES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_run_resumes_bit_for_bit(kind, tmp_path):
     straight = everything(train(kind, tmp_path / "straight"))
     assert different(straight, stopped_and_resumed(kind, tmp_path / "resumed")) == []
     assert metrics(tmp_path / "straight") == metrics(tmp_path / "resumed")
 
 
-@pytest.mark.parametrize("kind", ["autoregressive", "ode", "consistency", "matching"])
+@pytest.mark.parametrize("kind", ["autoregressive", "ode", "consistency", "matching", "long-matching"])
 def test_so_does_an_interrupted_one_with_chunks_and_micro_batches(kind, tmp_path):
     update = replace(UPDATE, accumulate=2)
     straight = everything(train(kind, tmp_path / "straight", update, CHUNKS))
@@ -107,7 +107,7 @@ def forget(part: str, monkeypatch) -> None:
     monkeypatch.setattr(Learner, "restore", forgetful)
 
 
-@pytest.mark.parametrize("kind", STAGES)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("part", ["model/", "average/", "optimiser/", "updates"])
 def test_broken_twins_that_forget_a_part_are_found(kind, part, tmp_path, monkeypatch):
     straight = everything(train(kind, tmp_path / "straight"))
@@ -153,7 +153,7 @@ def test_a_stop_request_in_the_last_update_is_not_lost(tmp_path):
     assert different(everything(straight), everything(resumed)) == []
 
 
-@pytest.mark.parametrize("kind", [kind for kind in STAGES if kind != "ode"])  # whose clips are all read before its first update
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "ode"])  # whose clips are all read before its first update
 def test_nan_is_an_error_that_leaves_the_saved_state_as_it_was(kind, tmp_path):
     with pytest.raises(ConfigError, match=r"gradient norm became nan .* last saved state is intact"):
         train_until(kind, tmp_path / "spoiled", 3, spoil)

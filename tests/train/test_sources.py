@@ -158,7 +158,7 @@ def shifted(batch: ClipBatch, by: int) -> ClipBatch:
     return replace(batch, conditions=replace(batch.conditions, actions=batch.conditions.actions.roll(by, dims=1)))
 
 
-@pytest.mark.parametrize("kind", ["bidirectional", "autoregressive", "consistency", "matching"])
+@pytest.mark.parametrize("kind", ["bidirectional", "autoregressive", "consistency", "matching", "long-matching"])
 def test_shifting_the_actions_by_a_frame_changes_every_loss(kind):
     stage, clips = make_stage(kind, wide=True)
     for turn in stage.turns(1):

@@ -12,6 +12,7 @@ from mutoscope.memory.policy import Full, SinkWindow, Window
 from mutoscope.train.config import RunConfig, StageConfig, parents
 
 ALL = replace(RUN, stages=tuple(stage_config(kind, UPDATE) for kind in STAGES))
+LONG = replace(ALL, stages=(*ALL.stages, replace(stage_config("long-matching", UPDATE), frames_beyond_clip=4)))
 
 
 def with_stage(kind: str, **changes) -> RunConfig:
@@ -20,7 +21,7 @@ def with_stage(kind: str, **changes) -> RunConfig:
 
 
 @pytest.mark.parametrize(
-    "run", [ALL, CHUNKS, replace(ALL, memory=Full(9)), replace(ALL, memory=SinkWindow(1, 3), precision="bf16", seed=3)]
+    "run", [ALL, LONG, CHUNKS, replace(ALL, memory=Full(9)), replace(ALL, memory=SinkWindow(1, 3), precision="bf16", seed=3)]
 )
 def test_a_run_returns_from_json_unchanged(run):
     returned = from_plain(RunConfig, json.loads(json.dumps(to_plain(run))))
@@ -80,6 +81,9 @@ def test_what_does_not_belong_into_run_json_is_named(path, value, message):
         (lambda: with_stage("consistency", grid_steps=1), "ConsistencyStage.grid_steps must be at least 2"),
         (lambda: with_stage("matching", max_context=0), "MatchingStage.max_context must be at least 1"),
         (lambda: with_stage("matching", student_every=0), "MatchingStage.student_every must be at least 1"),
+        (lambda: with_stage("matching", frames_beyond_clip=-1), "MatchingStage.frames_beyond_clip must be at least 0, got -1"),
+        (lambda: replace(LONG, chunk_frames=3), "stage 'long-matching': frames_beyond_clip must be a multiple of chunk_frames 3, got 4"),
+        (lambda: replace(LONG, memory=Full(10)), "clips of 11 frames do not fit into the memory.*declare more frames"),
         (lambda: with_stage("ode", trajectories=0), "OdeStage.trajectories must be at least 1"),
         (lambda: with_stage("codec", widths=()), "a codec needs at least one width"),
     ],
@@ -128,3 +132,9 @@ def test_no_stage_is_its_own_start():
     """Trap 10: the final checkpoint used as its own initialisation."""
     assert not any(starts_from_itself(stage) for stage in ALL.stages)
     assert starts_from_itself(replace(ALL.stage("consistency"), start="consistency"))
+
+
+def test_every_stage_says_how_long_its_clips_are():
+    frames = {stage.name: LONG.frames_read(stage) for stage in LONG.stages}
+    assert frames == {**dict.fromkeys(STAGES, RUN.clip_frames), "codec": 1, "long-matching": RUN.clip_frames + 4}
+    assert (RUN.longest_clip, ALL.longest_clip, LONG.longest_clip) == (RUN.clip_frames, RUN.clip_frames, RUN.clip_frames + 4)

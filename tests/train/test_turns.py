@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_fakes import ALONE, CHUNKS, CPU, RUN, STAGES, UPDATE, FakeSource, different, everything, loop_plan, make_stage
+from training_fakes import ALONE, CHUNKS, CPU, KINDS, RUN, UPDATE, FakeSource, different, everything, loop_plan, make_stage
 
 from mutoscope.train.batch import Draws
 from mutoscope.train.loop import StageRun, one_update
@@ -32,7 +32,7 @@ def test_the_critic_comes_first():
     assert stage.turns(1) == ("critic", "model")
 
 
-@pytest.mark.parametrize("kind", STAGES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_does_not_learn_never_changes(kind):
     stage, source = make_stage(kind)
     frozen = [module for module in (vars(stage).get("teacher"),) if module is not None]
@@ -60,7 +60,7 @@ def after_two_updates(kind: str, spoil: bool) -> dict[str, torch.Tensor]:
     return everything(stage)
 
 
-@pytest.mark.parametrize("kind", STAGES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_stale_gradients_are_never_used(kind):
     assert different(after_two_updates(kind, False), after_two_updates(kind, True)) == []
 
@@ -79,9 +79,9 @@ def test_one_learners_loss_leaves_no_gradient_in_the_other():
 
 def plans(stage: MatchingRun, turn: str, samples: tuple[int, ...], updates: int = 40) -> list:
     """The rollout plans of a turn as the source's draws decide them."""
-    source = FakeSource(UPDATE, (RUN.clip_frames, 1, 1, 1))
+    source = FakeSource(UPDATE, (1, 1, 1, 1))
     seeds = {name: source.batch(name, 0, 0, 1).draws.seed for name in ("critic", "model")}
-    return [stage.rollout_plan(Draws(seeds[turn], update, samples, CPU), stage.run.clip_frames) for update in range(updates)]
+    return [stage.rollout_plan(Draws(seeds[turn], update, samples, CPU)) for update in range(updates)]
 
 
 @pytest.mark.parametrize("run", [RUN, CHUNKS])

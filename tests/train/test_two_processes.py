@@ -10,7 +10,7 @@ import one_worker
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_fakes import ALONE, STAGES, metrics
+from training_fakes import ALONE, KINDS, metrics
 
 
 def free_port() -> int:
@@ -47,7 +47,7 @@ def alone(kind: str, folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / f"{kind}-0.safetensors")
 
 
-@pytest.mark.parametrize("kind", STAGES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_equal_one(kind, folder, tmp_path):
     ranks = [load_file(folder / f"{kind}-{rank}.safetensors") for rank in (0, 1)]
     assert all(torch.equal(ranks[0][name], ranks[1][name]) for name in ranks[0]), "the ranks have forked"
@@ -64,6 +64,6 @@ def test_broken_twin_that_does_not_average_gradients_is_found(folder, tmp_path):
 
 
 def test_the_leading_process_alone_writes_states(folder):
-    for kind in STAGES:
+    for kind in KINDS:
         assert [path.name for path in sorted((folder / kind / "state").iterdir())] == ["update-00000002", "update-00000003"]
         assert [line["update"] for line in metrics(folder / kind)] == [0, 1, 2]

@@ -50,6 +50,8 @@ RUN = RunConfig(
 )
 CHUNKS = replace(RUN, chunk_frames=3)
 STAGES = ("codec", "bidirectional", "autoregressive", "ode", "consistency", "matching")
+# The stages, and those that learn in another way besides.
+KINDS = (*STAGES, "long-matching")
 
 
 class WideDraws(Draws):
@@ -84,16 +86,18 @@ class FakeSource:
 
 
 def stage_config(kind: str, update: UpdateConfig) -> StageConfig:
-    """A small stage of each kind; the stage's name is its kind."""
+    """A small stage of each kind; the stage's name is its kind. Rollouts of "long-matching" are up to twice as long as its clips."""
+    matching = MatchingStage(
+        "matching", "consistency", "bidirectional", update, 2, 2, critic_learning_rate=5e-4, student_every=2, average_from=1
+    )
     configs: dict[str, StageConfig] = {
         "codec": CodecStage("codec", update, CODEC.latent_channels, CODEC.widths, CODEC.blocks),
         "bidirectional": BidirectionalStage("bidirectional", update),
         "autoregressive": AutoregressiveStage("autoregressive", "bidirectional", update),
         "ode": OdeStage("ode", "autoregressive", update, trajectories=2 * update.batch_size, solver_steps=3, student_steps=2, guidance=1.5),
         "consistency": ConsistencyStage("consistency", "autoregressive", update, grid_steps=6, target_average=0.7),
-        "matching": MatchingStage(
-            "matching", "consistency", "bidirectional", update, 2, 2, critic_learning_rate=5e-4, student_every=2, average_from=1
-        ),
+        "matching": matching,
+        "long-matching": replace(matching, name="long-matching", frames_beyond_clip=6),
     }
     return configs[kind]
 
@@ -109,9 +113,9 @@ def make_stage(
     kind: str, update: UpdateConfig = UPDATE, *, run: RunConfig = RUN, workers: Workers = ALONE, wide: bool = False
 ) -> tuple[StageRun, FakeSource]:
     """A stage ready to learn and where its clips come from; `wide` is float64. Every call gives equal and separate ones."""
-    shape = (1, 3, CODEC.height, CODEC.width) if kind == "codec" else (run.clip_frames, ODD.channels, ODD.height, ODD.width)
-    source, dtype = FakeSource(update, shape, workers, wide), torch.float64 if wide else torch.float32
     config = stage_config(kind, update)
+    shape = (3, CODEC.height, CODEC.width) if kind == "codec" else (ODD.channels, ODD.height, ODD.width)
+    source, dtype = FakeSource(update, (run.frames_read(config), *shape), workers, wide), torch.float64 if wide else torch.float32
     match config:
         case CodecStage():
             return CodecRun.make(config, fake_codec().to(dtype)), source
