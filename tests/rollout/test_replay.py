@@ -42,6 +42,7 @@ class ListMemory:
     writes: bool = False
     place: Tensor | None = None
     detached: bool = True
+    blended: set[tuple[int, int]] = field(default_factory=set)
     told: dict[tuple[int, tuple[int, ...]], tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
 
     def placed(self, place: Tensor) -> "ListMemory":
@@ -86,6 +87,7 @@ class ListMemory:
         if self.place is not None:
             queries, keys = rotate(queries, self.place), rotate(keys, self.place)
         frames = list(self.chunk.chunk.frames)
+        self.blend(layer)
         past = [(self.kept[layer, source.frame], source.position) for source in self.chunk.sources]
         seen = [*((self.at(key, [position]), value) for (key, value), position in past), (self.at(keys, frames), values)]
         if self.writes:
@@ -93,7 +95,19 @@ class ListMemory:
             self.kept.update({(layer, frame): (key, value) for frame, key, value in pieces})
         all_keys, all_values = (torch.cat(parts, dim=2) for parts in zip(*seen, strict=True))
         logits = self.at(queries, frames) @ all_keys.transpose(-1, -2) / queries.shape[-1] ** 0.5
-        return logits.softmax(dim=-1) @ all_values
+        biases = torch.tensor([*(source.bias for source in self.chunk.sources), *(0.0 for _ in frames)]).double()
+        return (logits + biases.repeat_interleave(self.model.config.grid.tokens)).softmax(dim=-1) @ all_values
+
+    def blend(self, layer: int) -> None:
+        """What left enters its sink, once per layer and chunk."""
+        assert self.chunk is not None
+        if (layer, self.chunk.chunk.start) in self.blended:
+            return
+        self.blended.add((layer, self.chunk.chunk.start))
+        for item in self.chunk.blends:
+            pairs = zip(self.kept[layer, item.heir], self.kept[layer, item.frame], strict=True)
+            own, new = (item.keep * sink + (1 - item.keep) * gone for sink, gone in pairs)
+            self.kept[layer, item.heir] = (own, new)
 
 
 def reference(model: VideoTransformer, plan: RolloutPlan, real: Tensor, detached: bool) -> Tensor:
