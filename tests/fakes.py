@@ -8,13 +8,11 @@ from torch import Tensor, nn
 from mutoscope.core.shapes import LatentShape
 from mutoscope.core.streams import normal, stream
 from mutoscope.core.world import ActionSpec, WorldSpec
+from mutoscope.memory.kinds import FastWeights, GatedDelta, LinearState
 from mutoscope.memory.policy import (
     DeepSink,
     EmaSink,
-    FastWeights,
     Full,
-    GatedDelta,
-    LinearState,
     Policy,
     PolicyConfig,
     RecencyBias,

@@ -6,19 +6,8 @@ from hypothesis import strategies as st
 
 from mutoscope.commands.checkpoints import beside_memory, named_policy, parse_policy, policy_text
 from mutoscope.core.errors import ConfigError
-from mutoscope.memory.policy import (
-    DeepSink,
-    EmaSink,
-    FastWeights,
-    Full,
-    GatedDelta,
-    LinearState,
-    RecencyBias,
-    RollingWindow,
-    SinkWindow,
-    Stateful,
-    Window,
-)
+from mutoscope.memory.kinds import FastWeights, GatedDelta, LinearState
+from mutoscope.memory.policy import DeepSink, EmaSink, Full, RecencyBias, RollingWindow, SinkWindow, Stateful, Window
 
 SIZES = st.integers(1, 99)
 DECIMALS = st.integers(0, 100).map(lambda number: number / 100)

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mutoscope.core.errors import CapacityError, ConfigError
+from mutoscope.memory.kinds import STATES
 from mutoscope.memory.ledger import layout
 from mutoscope.memory.policy import (
     POLICIES,
-    STATES,
     Chunk,
     DeepSink,
     EmaSink,

@@ -5,20 +5,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from mutoscope.core.errors import CheckpointError, ConfigError, choose
-from mutoscope.memory.policy import (
-    POLICIES,
-    STATES,
-    CacheConfig,
-    EmaSink,
-    FastWeights,
-    Full,
-    PolicyConfig,
-    StateConfig,
-    Stateful,
-    policy_by_name,
-    policy_name,
-    state_name,
-)
+from mutoscope.memory.kinds import STATES, FastWeights, StateConfig, state_name
+from mutoscope.memory.policy import POLICIES, CacheConfig, EmaSink, Full, PolicyConfig, Stateful, policy_by_name, policy_name
 from mutoscope.models.checkpoint import CheckpointManifest, read_manifest
 from mutoscope.rollout.session import SessionConfig, default_config, with_steps
 

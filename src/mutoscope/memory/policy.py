@@ -5,9 +5,10 @@ Positions are frame indices in time; what attention sees are their differences.
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from mutoscope.core.errors import CapacityError, ConfigError, choose
+from mutoscope.memory.kinds import StateConfig, state_name
 
 
 @dataclass(frozen=True)
@@ -276,66 +277,6 @@ UNBIASED_FRAMES, BIAS_FRAMES = 3, 12
 
 
 @dataclass(frozen=True)
-class LinearState:
-    """Linear attention over all frames that the cache gave up: one matrix and one vector per layer and head (Hybrid Forcing)."""
-
-    @property
-    def written_at(self) -> "WrittenAt":
-        """A frame enters when it is evicted, so that cache and state never hold the same frame."""
-        return "eviction"
-
-    def floats(self, head_dim: int) -> int:
-        """Numbers of one layer and head."""
-        return head_dim * (head_dim + 1)
-
-
-@dataclass(frozen=True)
-class GatedDelta:
-    """A linear state that forgets: what a key says replaces what it said before, and all of it decays (SANA-WM)."""
-
-    @property
-    def written_at(self) -> "WrittenAt":
-        """A frame enters when it is evicted."""
-        return "eviction"
-
-    def floats(self, head_dim: int) -> int:
-        """Numbers of one layer and head."""
-        return head_dim * (head_dim + 1)
-
-
-@dataclass(frozen=True)
-class FastWeights:
-    """A small network per layer and head whose weights are the memory: one gradient step per commit (TTT, 2407.04620; LaCT, 2505.23884).
-
-    `form`: "mlp" is two layers, "swiglu" LaCT's three matrices; `hidden` is their width in multiples of the head's channels.
-    """
-
-    form: Literal["mlp", "swiglu"] = "swiglu"
-    hidden: int = 2
-
-    def __post_init__(self) -> None:
-        _at_least_one("hidden", self.hidden)
-
-    @property
-    def written_at(self) -> "WrittenAt":
-        """Every chunk is learned by its own commit, whether or not the cache still holds it."""
-        return "commit"
-
-    @property
-    def matrices(self) -> int:
-        """Matrices of `hidden * head_dim x head_dim` numbers."""
-        return 2 if self.form == "mlp" else 3
-
-    def floats(self, head_dim: int) -> int:
-        """Numbers of one layer and head."""
-        return self.matrices * self.hidden * head_dim**2
-
-
-WrittenAt = Literal["eviction", "commit"]
-StateConfig = LinearState | GatedDelta | FastWeights
-
-
-@dataclass(frozen=True)
 class Stateful:
     """A cache of frames, and beside it a state of constant size for what the frames told. A cache of one chunk leaves the state alone."""
 
@@ -362,12 +303,6 @@ POLICIES: dict[str, type[CacheConfig]] = {
     "ema-sink": EmaSink,
     "rolling": RollingWindow,
     "recency": RecencyBias,
-}
-STATES: dict[str, StateConfig] = {
-    "linear": LinearState(),
-    "gated-delta": GatedDelta(),
-    "fast-mlp": FastWeights("mlp"),
-    "fast-swiglu": FastWeights("swiglu"),
 }
 
 
@@ -421,13 +356,6 @@ def policy_name(policy: PolicyConfig) -> str:
     name = next(name for name, kind in POLICIES.items() if isinstance(cache_of(policy), kind))
     state = state_of(policy)
     return name if state is None else f"{name}+{state_name(state)}"
-
-
-def state_name(state: StateConfig) -> str:
-    """The registry's name of a kind of state, whatever its size."""
-    if isinstance(state, FastWeights):
-        return f"fast-{state.form}"
-    return next(name for name, known in STATES.items() if isinstance(state, type(known)))
 
 
 def _fits(window: int, max_chunk: int, name: str) -> int:
