@@ -8,7 +8,20 @@ from torch import Tensor, nn
 from mutoscope.core.shapes import LatentShape
 from mutoscope.core.streams import normal, stream
 from mutoscope.core.world import ActionSpec, WorldSpec
-from mutoscope.memory.policy import FastWeights, Full, GatedDelta, LinearState, Policy, PolicyConfig, SinkWindow, Stateful, Window, state_of
+from mutoscope.memory.kinds import FastWeights, GatedDelta, LinearState
+from mutoscope.memory.policy import (
+    DeepSink,
+    EmaSink,
+    Full,
+    Policy,
+    PolicyConfig,
+    RecencyBias,
+    RollingWindow,
+    SinkWindow,
+    Stateful,
+    Window,
+    state_of,
+)
 from mutoscope.models.checkpoint import FORMAT_VERSION, Checkpoint, CheckpointManifest, StageName, Starts, freeze, placeless
 from mutoscope.models.codec import ConvCodec, ConvCodecConfig
 from mutoscope.models.conditions import Conditions, action_conditions
@@ -20,6 +33,13 @@ CODEC = ConvCodecConfig(WORLD.height, WORLD.width, latent_channels=4, widths=(6,
 ODD = LatentShape(CODEC.latent_channels, 3, 5)
 # One of each kind, small enough that eleven frames overflow what can overflow.
 POLICIES: dict[str, PolicyConfig] = {"full": Full(16), "window": Window(4), "sink": SinkWindow(2, 4)}
+# Rules of published memories: other positions, blended sinks, biased logits.
+RULES: dict[str, PolicyConfig] = {
+    "deep-sink": DeepSink(6),
+    "ema-sink": EmaSink(2, 4, decay=0.5),
+    "rolling": RollingWindow(4),
+    "recency": RecencyBias(6, strength=2.0),
+}
 # Learned memories beside a cache, and one in place of it (the cache holds the chunk alone).
 STATEFUL: dict[str, PolicyConfig] = {
     "window+linear": Stateful(Window(4), LinearState()),
@@ -27,9 +47,11 @@ STATEFUL: dict[str, PolicyConfig] = {
     "window+gated-delta": Stateful(Window(4), GatedDelta()),
     "window+fast-mlp": Stateful(Window(4), FastWeights("mlp", 1)),
     "sink+fast-swiglu": Stateful(SinkWindow(1, 4), FastWeights("swiglu", 2)),
+    "recency+linear": Stateful(RecencyBias(5), LinearState()),
+    "rolling+gated-delta": Stateful(RollingWindow(4), GatedDelta()),
     "fast-swiglu alone": Stateful(Window(3), FastWeights("swiglu", 1)),
 }
-ALL_POLICIES = POLICIES | STATEFUL
+ALL_POLICIES = POLICIES | RULES | STATEFUL
 
 
 def scatter_parameters(module: nn.Module, seed: int) -> None:

@@ -6,12 +6,20 @@ from hypothesis import strategies as st
 
 from mutoscope.commands.checkpoints import beside_memory, named_policy, parse_policy, policy_text
 from mutoscope.core.errors import ConfigError
-from mutoscope.memory.policy import FastWeights, Full, GatedDelta, LinearState, SinkWindow, Stateful, Window
+from mutoscope.memory.kinds import FastWeights, GatedDelta, LinearState
+from mutoscope.memory.policy import DeepSink, EmaSink, Full, RecencyBias, RollingWindow, SinkWindow, Stateful, Window
 
 SIZES = st.integers(1, 99)
-FRAMES = st.builds(Window, SIZES) | st.builds(SinkWindow, SIZES, SIZES)
+DECIMALS = st.integers(0, 100).map(lambda number: number / 100)
+FRAMES = (
+    st.builds(Window, SIZES)
+    | st.builds(SinkWindow, SIZES, SIZES)
+    | st.builds(DeepSink, st.integers(2, 99))
+    | st.builds(RollingWindow, SIZES)
+    | st.builds(RecencyBias, SIZES, DECIMALS, st.sampled_from([0.5, 1.0, 2.0]))
+)
 STATES = st.just(LinearState()) | st.just(GatedDelta()) | st.builds(FastWeights, st.sampled_from(["mlp", "swiglu"]), SIZES)
-POLICIES = st.builds(Full, SIZES) | FRAMES | st.builds(Stateful, FRAMES, STATES)
+POLICIES = st.builds(Full, SIZES) | st.builds(EmaSink, SIZES, SIZES, DECIMALS) | FRAMES | st.builds(Stateful, FRAMES, STATES)
 
 
 @given(POLICIES)
@@ -27,12 +35,15 @@ def test_policies_are_read_as_they_are_written(policy):
         ("window=-1", "'window=-1' is not a name"),
         ("window=0", "window of at least 1, got 0"),
         ("window=4,window=5", "'window=5' is not a name"),
-        ("ring=4", "unknown memory policy 'ring'; known: full, sink, window"),
+        ("ring=4", "unknown memory policy 'ring'; known: deep-sink, ema-sink, full"),
+        ("window=4.5", "window=4.5 must be a whole number"),
+        ("ema-sink=1,decay=2.0", "decay must be in 0 .. 1"),
+        ("deep-sink=1", "frames of at least 2"),
         ("sink=4", "takes sink, window, got {'sink': 4}"),
         ("", "'' is not a name"),
         ("window=4+nothing", "unknown learned memory 'nothing'; known: fast-mlp"),
         ("window=4+linear=2", "only fast weights have a size"),
-        ("full=9+linear", "a memory of everything needs no state"),
+        ("full=9+linear", "gives no frame up"),
     ],
 )
 def test_policies_that_cannot_be_are_named(text, message):
@@ -66,8 +77,8 @@ def test_a_memory_is_named_with_or_without_its_sizes(text, policy):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ring", "unknown memory policy 'ring'; known: full, sink, window"),
-        ("ring:window=4", "unknown memory policy 'ring'; known: full, sink, window"),
+        ("ring", "unknown memory policy 'ring'; known: deep-sink, ema-sink, full"),
+        ("ring:window=4", "unknown memory policy 'ring'; known: deep-sink, ema-sink, full"),
         ("window:length=4", "'window' takes window, got {'length': 4}"),
         ("sink:sink=4", "takes sink, window, got {'sink': 4}"),
         ("window:", "'' is not a name and a number of frames; write it like"),

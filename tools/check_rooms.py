@@ -33,6 +33,7 @@ CLI_PARTS = {"cli", "commands", "__main__", "__init__"}
 # Modules (or rooms) and the packages that they do without: policy is integers, training needs torch, numpy and safetensors alone.
 WITHOUT = {
     "memory.policy": {"torch", "numpy"},
+    "memory.kinds": {"torch", "numpy"},
     "memory.ledger": {"torch"},
     "serve.scheduler": {"torch"},
     "data.clips": {"gymnasium", "av", "cv2", "vizdoom"},

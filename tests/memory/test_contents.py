@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mutoscope.memory.contents import SlotContent, slot_contents
-from mutoscope.memory.policy import Full, GatedDelta, PolicyConfig, SinkWindow, Stateful, Window
+from mutoscope.memory.kinds import GatedDelta
+from mutoscope.memory.policy import Full, PolicyConfig, SinkWindow, Stateful, Window
 from mutoscope.memory.store import CacheSpec, MemoryStore
 
 policies = st.one_of(

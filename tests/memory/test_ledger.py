@@ -1,6 +1,7 @@
 """The ledger against a brute-force book: slots are never shared, frames never move, chunks open and commit in order."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -8,12 +9,14 @@ from hypothesis import strategies as st
 
 from mutoscope.core.errors import CapacityError, ConfigError
 from mutoscope.memory.ledger import ChunkPlan, Ledger, chunk_lengths, layout
-from mutoscope.memory.policy import Chunk, Full, Policy, SinkWindow, Source, Window
+from mutoscope.memory.policy import Chunk, EmaSink, Full, Policy, RollingWindow, SinkWindow, Source, Window
 
 policies = st.one_of(
     st.just(Full(40)),
     st.integers(3, 9).map(Window),
     st.tuples(st.integers(1, 4), st.integers(3, 8)).map(lambda sizes: SinkWindow(*sizes)),
+    st.tuples(st.integers(1, 4), st.integers(3, 8)).map(lambda sizes: EmaSink(*sizes)),
+    st.integers(3, 9).map(RollingWindow),
 )
 lengths = st.lists(st.integers(1, 3), min_size=1, max_size=12)
 
@@ -44,7 +47,7 @@ class SharesSlots(Ledger):
     def open_chunk(self, length: int) -> ChunkPlan:
         plan = super().open_chunk(length)
         taken = tuple(source.slot for source in plan.sources)[-length:]
-        self.open_plan = ChunkPlan(plan.chunk, plan.sources, (*taken, *plan.write_slots)[:length])
+        self.open_plan = replace(plan, write_slots=(*taken, *plan.write_slots)[:length])
         return self.open_plan
 
 
@@ -70,7 +73,7 @@ def test_the_ledger_keeps_its_book(policy, chunks):
 
 
 @pytest.mark.parametrize("broken", [SharesSlots, MovesFrames, Leaks])
-@pytest.mark.parametrize("policy", [Full(40), Window(6), SinkWindow(2, 4)])
+@pytest.mark.parametrize("policy", [Full(40), Window(6), SinkWindow(2, 4), EmaSink(2, 4), RollingWindow(6)])
 def test_the_ledger_broken_twins(broken: Callable[[Policy, int], Ledger], policy):
     assert not keeps_its_book(broken(policy, policy.capacity(3)), [1, 1, 3, 3, 3])
 
@@ -91,7 +94,10 @@ def test_the_layout_of_training_is_what_streaming_plans(policy, chunks):
     ledger = Ledger(policy, policy.capacity(3))
     for chunk in layout(policy, tuple(chunks)):
         plan = ledger.open_chunk(chunk.chunk.length)
-        assert (plan.chunk, [Source(source.frame, source.position) for source in plan.sources]) == (chunk.chunk, list(chunk.sources))
+        shift = plan.chunk.start - plan.position
+        moved = [Source(source.frame, source.position + shift, source.bias) for source in plan.sources]
+        assert (plan.chunk, moved) == (chunk.chunk, list(chunk.sources))
+        assert isinstance(policy, RollingWindow) or shift == 0
         ledger.commit()
 
 
@@ -143,3 +149,52 @@ def test_clips_are_cut_into_context_and_chunks(first, chunk, count):
 def test_clips_that_do_not_divide_are_refused(frames, chunk, first):
     with pytest.raises(ConfigError, match="do not divide"):
         chunk_lengths(frames, chunk, first)
+
+
+def tells_what_left(ledger: Ledger, chunks: list[int]) -> bool:
+    """Whether plans name every frame that the past lost, once, in its slot, oldest first, and sinks that take it in."""
+    book: dict[int, int] = {}
+    for length in chunks:
+        plan = ledger.open_chunk(length)
+        kept = {source.frame for source in plan.sources}
+        left = [(frame, slot) for frame, slot in sorted(book.items()) if frame not in kept]
+        if [(source.frame, source.slot) for source in plan.evicted] != left:
+            return False
+        sinks = [(frame, slot, frame % ledger.policy.sink) for frame, slot in left] if isinstance(ledger.policy, EmaSink) else []
+        if [(item.blend.frame, item.slot, item.blend.heir) for item in plan.blends] != sinks:
+            return False
+        if any(book[item.blend.heir] != item.heir_slot for item in plan.blends):
+            return False
+        book = {frame: slot for frame, slot in book.items() if frame in kept} | dict(zip(plan.chunk.frames, plan.write_slots, strict=True))
+        ledger.commit()
+    return True
+
+
+class TellsTwice(Ledger):
+    """Names what left again after the commit."""
+
+    def commit(self) -> None:
+        lost = self.evicted
+        super().commit()
+        self.evicted = lost
+
+
+@given(policies, lengths)
+def test_plans_say_what_left_and_where_it_went(policy, chunks):
+    assert tells_what_left(Ledger(policy, policy.capacity(3)), chunks)
+
+
+def test_a_broken_twin_that_tells_twice():
+    assert not tells_what_left(TellsTwice(Window(3), 3), [1, 1, 1, 1, 1])
+
+
+def test_a_dropped_chunk_keeps_what_its_opening_evicted():
+    """Nobody has taken those frames in yet: the next opening must name them again."""
+    ledger = Ledger(EmaSink(1, 3), 4)
+    for _ in range(4):
+        ledger.open_chunk(1)
+        ledger.commit()
+    first = ledger.open_chunk(1)
+    ledger.drop_open()
+    again = ledger.open_chunk(1)
+    assert [source.frame for source in first.evicted] == [1] and again.evicted == first.evicted and again.blends == first.blends

@@ -9,12 +9,36 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mutoscope.core.errors import CapacityError, ConfigError
-from mutoscope.memory.policy import POLICIES, Chunk, Full, Policy, SinkWindow, Source, Window, policy_by_name, policy_name
+from mutoscope.memory.kinds import STATES
+from mutoscope.memory.ledger import layout
+from mutoscope.memory.policy import (
+    POLICIES,
+    Chunk,
+    DeepSink,
+    EmaSink,
+    Full,
+    Policy,
+    RecencyBias,
+    RollingWindow,
+    SinkWindow,
+    Source,
+    Stateful,
+    Window,
+    blends_of,
+    chunk_position,
+    policy_by_name,
+    policy_name,
+    state_of,
+)
 
 policies = st.one_of(
     st.integers(1, 30).map(Full),
     st.integers(3, 9).map(Window),
     st.tuples(st.integers(1, 4), st.integers(3, 8)).map(lambda sizes: SinkWindow(*sizes)),
+    st.integers(6, 12).map(DeepSink),
+    st.tuples(st.integers(1, 4), st.integers(3, 8)).map(lambda sizes: EmaSink(*sizes)),
+    st.integers(3, 9).map(RollingWindow),
+    st.tuples(st.integers(3, 9), st.sampled_from([1.0, 12.0]), st.sampled_from([0.5, 1.0])).map(lambda sizes: RecencyBias(*sizes)),
 )
 lengths = st.lists(st.integers(1, 3), min_size=1, max_size=12)
 
@@ -24,20 +48,32 @@ def still_visible(policy: Policy, frame: int, chunk: Chunk) -> bool:
     last = chunk.start + chunk.length
     if isinstance(policy, Full):
         return True
-    if isinstance(policy, Window):
+    if isinstance(policy, DeepSink):
+        sink = max(1, round(policy.frames * 10 / 21))
+        return frame < sink or frame >= last - (policy.frames - sink)
+    if isinstance(policy, RollingWindow):
+        return frame >= last - policy.frames
+    if isinstance(policy, (Window, RecencyBias)):
         return frame >= last - policy.window
     return frame < policy.sink or frame >= last - policy.window
 
 
+def wanted_sources(rule: Policy, visible: list[int], chunk: Chunk) -> tuple[Source, ...]:
+    """Places are counted back from the chunk's start, or from 0 where the cache is numbered; old frames are biased by that rule."""
+    first = 0 if isinstance(rule, RollingWindow) else chunk.start - len(visible)
+    x = [max(0, chunk.start - frame - 3) / 12 for frame in visible]
+    biases = [-rule.strength * value**rule.power for value in x] if isinstance(rule, RecencyBias) else [0.0] * len(visible)
+    return tuple(Source(frame, first + place, bias) for place, (frame, bias) in enumerate(zip(visible, biases, strict=True)))
+
+
 def follows_the_rule(policy: Policy, rule: Policy, chunks: Sequence[int]) -> bool:
-    """Play `chunks` through `policy` and through a plain list that obeys `rule`; places are counted back from the chunk's start."""
+    """Play `chunks` through `policy` and through a plain list that obeys `rule`."""
     remembered: list[int] = []
     start = 0
     for length in chunks:
         chunk = Chunk(start, length)
         visible = [frame for frame in remembered if still_visible(rule, frame, chunk)]
-        places = range(start - len(visible), start)
-        if policy.past(chunk, tuple(remembered)) != tuple(map(Source, visible, places)):
+        if policy.past(chunk, tuple(remembered)) != wanted_sources(rule, visible, chunk):
             return False
         remembered = [*visible, *chunk.frames]
         start += length
@@ -80,8 +116,23 @@ def test_policies_remember_what_a_list_would(policy, chunks):
         (NeverMovesSinks(2, 3), SinkWindow(2, 3)),
         (SinkWindow(1, 3), SinkWindow(2, 3)),
         (Window(8), Full(16)),
+        (SinkWindow(2, 5), DeepSink(7)),
+        (Window(6), RollingWindow(6)),
+        (RecencyBias(9, strength=11.0), RecencyBias(9)),
+        (Window(9), RecencyBias(9)),
     ],
-    ids=["short", "chunk not counted", "sink evicted", "sink not moved", "one sink too few", "full that drops"],
+    ids=[
+        "short",
+        "chunk not counted",
+        "sink evicted",
+        "sink not moved",
+        "one sink too few",
+        "full that drops",
+        "shallow sink",
+        "not numbered anew",
+        "biased too little",
+        "not biased",
+    ],  # fmt: skip
 )
 def test_policies_broken_twins(broken, rule):
     assert not follows_the_rule(broken, rule, [1, 3, 3, 3, 3])
@@ -102,6 +153,40 @@ def test_full_refuses_the_first_frame_that_does_not_fit(capacity, chunks):
 def test_a_sink_stands_right_before_the_window():
     sources = SinkWindow(2, 3).past(Chunk(20, 1), (0, 1, 17, 18, 19))
     assert sources == (Source(0, 16), Source(1, 17), Source(18, 18), Source(19, 19))
+
+
+def test_published_rules_by_hand():
+    assert DeepSink().parts == SinkWindow(10, 11)  # Deep Forcing: 10 of 21
+    assert EmaSink() == EmaSink(3, 6, 0.999) and EmaSink().capacity(3) == 9  # Reward Forcing: 9 in all
+    blends = blends_of(EmaSink(), (7, 8))
+    assert [(blend.heir, round(blend.keep**3, 12)) for blend in blends] == [(1, 0.999), (2, 0.999)]
+    assert RollingWindow().past(Chunk(50, 1), tuple(range(44, 50))) == tuple(Source(45 + place, place) for place in range(5))
+    biased = RecencyBias().past(Chunk(30, 1), tuple(range(10, 30)))
+    assert {source.frame: source.bias for source in biased if source.frame in (10, 15, 27, 29)} == {10: -17.0, 15: -12.0, 27: 0.0, 29: 0.0}
+    assert blends_of(SinkWindow(3, 6), (7, 8)) == ()
+
+
+def trace(policy: Policy) -> tuple:
+    """All that a policy decides in a script of twelve frames: sources, positions, biases, what becomes of evicted frames, states."""
+    state = state_of(policy)
+    return (
+        *layout(policy, (1,) * 12),
+        *(chunk_position(policy, Chunk(start, 1), policy.past(Chunk(start, 1), ())) for start in range(12)),
+        state,
+    )
+
+
+def test_no_two_policies_differ_in_name_only():
+    caches = [kind.of_frames(6) if kind is not Full else Full(12) for kind in POLICIES.values()]
+    traces = [trace(policy) for policy in (*caches, *(Stateful(Window(6), state) for state in STATES.values()))]
+    assert all(first != second for index, first in enumerate(traces) for second in traces[:index])
+    assert trace(SinkWindow(1, 5)) == trace(SinkWindow.of_frames(6)), "the same rule twice would show"
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.1])
+def test_a_decay_that_is_no_share_is_refused(decay):
+    with pytest.raises(ConfigError, match="decay must be in 0 .. 1"):
+        EmaSink(decay=decay)
 
 
 def test_capacity_is_what_the_policy_declares():
@@ -138,9 +223,9 @@ def test_empty_memories_are_refused(make):
 
 
 def test_policies_by_name():
-    for policy in (Full(4), Window(4), SinkWindow(1, 4)):
+    for policy in (Full(4), Window(4), SinkWindow(1, 4), DeepSink(8), EmaSink(1, 4), RollingWindow(5), RecencyBias(4)):
         assert policy_by_name(policy_name(policy), **vars(policy)) == policy
-    with pytest.raises(ConfigError, match="known: full, sink, window"):
+    with pytest.raises(ConfigError, match="known: deep-sink, ema-sink, full, recency, rolling, sink, window"):
         policy_by_name("forever")
     with pytest.raises(ConfigError, match="takes sink, window"):
         policy_by_name("sink", length=4)

@@ -14,7 +14,7 @@ from fakes import ALL_POLICIES, model_for, tiny_conditions, tiny_latents, tiny_m
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.streams import normal, stream
 from mutoscope.memory.ledger import ChunkSources, chunk_lengths, layout
-from mutoscope.models.attention import Context
+from mutoscope.models.attention import ClipLayout, Context
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.denoise import clip_layout, denoise_given_context, encode_context, replay, replay_since
 from mutoscope.models.recall import RecallLayer
@@ -44,6 +44,7 @@ class ListMemory:
     writes: bool = False
     place: Tensor | None = None
     detached: bool = True
+    blended: set[tuple[int, int]] = field(default_factory=set)
     told: dict[tuple[int, tuple[int, ...]], tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
 
     def placed(self, place: Tensor) -> "ListMemory":
@@ -88,6 +89,7 @@ class ListMemory:
         if self.place is not None:
             queries, keys = rotate(queries, self.place), rotate(keys, self.place)
         frames = list(self.chunk.chunk.frames)
+        self.blend(layer)
         past = [(self.kept[layer, source.frame], source.position) for source in self.chunk.sources]
         seen = [*((self.at(key, [position]), value) for (key, value), position in past), (self.at(keys, frames), values)]
         if self.writes:
@@ -95,7 +97,19 @@ class ListMemory:
             self.kept.update({(layer, frame): (key, value) for frame, key, value in pieces})
         all_keys, all_values = (torch.cat(parts, dim=2) for parts in zip(*seen, strict=True))
         logits = self.at(queries, frames) @ all_keys.transpose(-1, -2) / queries.shape[-1] ** 0.5
-        return logits.softmax(dim=-1) @ all_values
+        biases = torch.tensor([*(source.bias for source in self.chunk.sources), *(0.0 for _ in frames)]).double()
+        return (logits + biases.repeat_interleave(self.model.config.grid.tokens)).softmax(dim=-1) @ all_values
+
+    def blend(self, layer: int) -> None:
+        """What left enters its sink, once per layer and chunk."""
+        assert self.chunk is not None
+        if (layer, self.chunk.chunk.start) in self.blended:
+            return
+        self.blended.add((layer, self.chunk.chunk.start))
+        for item in self.chunk.blends:
+            pairs = zip(self.kept[layer, item.heir], self.kept[layer, item.frame], strict=True)
+            own, new = (item.keep * sink + (1 - item.keep) * gone for sink, gone in pairs)
+            self.kept[layer, item.heir] = (own, new)
 
 
 def reference(model: VideoTransformer, plan: RolloutPlan, real: Tensor, detached: bool) -> Tensor:
@@ -241,10 +255,21 @@ def forgetful(model: VideoTransformer, plan: RolloutPlan, rollout: Rollout, star
 @pytest.mark.parametrize("policy", ALL_POLICIES)
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_the_windows_replay_broken_twin_that_forgets_the_distant_past(policy, chunk):
-    """A plain window has no distant past to forget; all others are found out."""
+    """A window has no distant past to forget, however it counts positions; all others are found out."""
     model, plan = model_for(ALL_POLICIES[policy]), plan_of(policy, chunk, "middle")
     rollout = rolled_out(model, plan, tiny_latents(FRAMES, seed=3))
-    assert torch.allclose(forgetful(model, plan, rollout, 8), rollout.clean[:, 8:], atol=1e-6) == (policy == "window")
+    assert torch.allclose(forgetful(model, plan, rollout, 8), rollout.clean[:, 8:], atol=1e-6) == (policy in ("window", "rolling"))
+
+
+@pytest.mark.parametrize("policy", ALL_POLICIES)
+def test_the_windows_replay_broken_twin_that_forgets_what_entered_the_sinks_before_it(policy, monkeypatch):
+    def since(self: ClipLayout, frame: int) -> ClipLayout:
+        return replace(self, chunks=tuple(chunk for chunk in self.chunks if chunk.chunk.start >= frame))
+
+    model, plan = model_for(ALL_POLICIES[policy]), plan_of(policy, 1, "middle")
+    rollout = rolled_out(model, plan, tiny_latents(FRAMES, seed=3))
+    monkeypatch.setattr(ClipLayout, "since", since)
+    assert torch.allclose(samples_since(model, plan, rollout, 8), rollout.clean[:, 8:], atol=1e-9) == (policy != "ema-sink")
 
 
 def test_a_window_begins_where_a_chunk_begins():

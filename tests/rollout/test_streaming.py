@@ -101,7 +101,9 @@ def test_a_window_as_long_as_the_clip_is_the_full_memory(cut):
 def poison(store: MemoryStore, item: Pass) -> None:
     """Fill every slot that the plan does not name as a source, but for what a learned memory has yet to take in."""
     kept = {source.slot for source in item.plan.sources}
-    kept |= {source.slot for source in item.plan.evicted if store.spec.waiting_slots and source.frame > store.entered[0]}
+    kept |= {
+        source.slot for source in item.plan.evicted if (store.spec.waiting_slots or item.plan.blends) and source.frame > store.entered[0]
+    }
     for slot in set(range(store.spec.slots)) - kept:
         for tensor in (store.keys, store.values, *((store.waiting,) if store.spec.waiting_slots else ())):
             tensor[..., store.span(slot), :] = 100.0

@@ -1,27 +1,18 @@
 """Which checkpoint, and how it is played: what `play`, `generate` and `bench` have in common."""
 
-from dataclasses import astuple, fields, replace
+import re
+from dataclasses import fields, replace
 from pathlib import Path
 
 from mutoscope.core.errors import CheckpointError, ConfigError, choose
-from mutoscope.memory.policy import (
-    POLICIES,
-    STATES,
-    FastWeights,
-    Full,
-    PolicyConfig,
-    SinkWindow,
-    StateConfig,
-    Stateful,
-    Window,
-    policy_by_name,
-    state_name,
-)
+from mutoscope.memory.kinds import STATES, FastWeights, StateConfig, state_name
+from mutoscope.memory.policy import POLICIES, CacheConfig, EmaSink, Full, PolicyConfig, Stateful, policy_by_name, policy_name
 from mutoscope.models.checkpoint import CheckpointManifest, read_manifest
 from mutoscope.rollout.session import SessionConfig, default_config, with_steps
 
 BUNDLED = Path(__file__).resolve().parent.parent / "bundled"
 MANIFEST = "manifest.json"
+NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 POLICY_HELP = (
     "write it like window=16, sink=2,window=14 or full=200; a learned memory after a plus: window=8+linear, window=8+fast-swiglu=2"
 )
@@ -63,8 +54,8 @@ def parse_policy(text: str) -> PolicyConfig:
     cache = _parse_cache(frames)
     if not state:
         return cache
-    if isinstance(cache, Full):
-        raise ConfigError(f"memory policy '{text}': a memory of everything needs no state beside it; give window or sink instead of full")
+    if isinstance(cache, (Full, EmaSink)):
+        raise ConfigError(f"memory policy '{text}': '{frames}' gives no frame up that a state could take in; give window or sink instead")
     return Stateful(cache, _parse_state(state.strip()))
 
 
@@ -79,7 +70,7 @@ def _parse_state(text: str) -> StateConfig:
     return replace(state, hidden=int(number))
 
 
-def _parse_cache(text: str) -> Full | Window | SinkWindow:
+def _parse_cache(text: str) -> CacheConfig:
     sizes = _parse_sizes(text)
     return _policy_of_sizes(next(iter(sizes)), sizes)
 
@@ -93,19 +84,20 @@ def named_policy(text: str, frames: int) -> PolicyConfig:
     return parse_policy(text) if "=" in text else choose(POLICIES, text, "memory policy").of_frames(frames)
 
 
-def _parse_sizes(text: str) -> dict[str, int]:
-    sizes: dict[str, int] = {}
+def _parse_sizes(text: str) -> dict[str, int | float]:
+    sizes: dict[str, int | float] = {}
     for part in text.split(","):
         name, _, number = part.strip().partition("=")
-        if not (number.isascii() and number.isdigit() and len(number) <= 9) or name in sizes:
+        if not NUMBER.fullmatch(number) or name in sizes:
             raise ConfigError(f"memory policy '{text}': '{part.strip()}' is not a name and a number of frames; {POLICY_HELP}")
-        sizes[name] = int(number)
+        sizes[name] = float(number) if "." in number else int(number)
     return sizes
 
 
-def _policy_of_sizes(kind: str, sizes: dict[str, int]) -> Full | Window | SinkWindow:
-    """`full=200` is how the one size of "full" is written."""
-    return policy_by_name(kind, **{"frames" if name == kind == "full" else name: size for name, size in sizes.items()})
+def _policy_of_sizes(kind: str, sizes: dict[str, int | float]) -> CacheConfig:
+    """The kind's own name stands for its first size: `full=200` are 200 frames, `ema-sink=3,window=6` three sinks."""
+    first = fields(choose(POLICIES, kind, "memory policy"))[0].name
+    return policy_by_name(kind, **{first if name == kind else name: size for name, size in sizes.items()})
 
 
 def policy_text(policy: PolicyConfig) -> str:
@@ -113,13 +105,14 @@ def policy_text(policy: PolicyConfig) -> str:
     if isinstance(policy, Stateful):
         size = f"={policy.state.hidden}" if isinstance(policy.state, FastWeights) else ""
         return f"{policy_text(policy.cache)}+{state_name(policy.state)}{size}"
-    sizes = {field.name: value for field, value in zip(fields(policy), astuple(policy), strict=True)}
-    return f"full={sizes['frames']}" if isinstance(policy, Full) else ",".join(f"{name}={value}" for name, value in sizes.items())
+    first, *others = fields(policy)
+    sizes = [f"{policy_name(policy)}={getattr(policy, first.name)}", *(f"{field.name}={getattr(policy, field.name)}" for field in others)]
+    return ",".join(sizes)
 
 
 def beside_memory(policy: PolicyConfig, own: PolicyConfig) -> PolicyConfig:
     """A cache of frames for a checkpoint with a learned memory, which is part of its weights and stays, whatever cache stands beside it."""
-    return Stateful(policy, own.state) if isinstance(own, Stateful) and isinstance(policy, (Window, SinkWindow)) else policy
+    return Stateful(policy, own.state) if isinstance(own, Stateful) and not isinstance(policy, (Full, EmaSink, Stateful)) else policy
 
 
 def session_config(

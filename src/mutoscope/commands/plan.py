@@ -25,6 +25,19 @@ EXAMPLES = (
 )
 # layers, heads, channels of a head, tokens of a frame (Wan 2.1, arXiv 2503.20314; 60x104 latents in patches of 2).
 WAN = {"wan-1.3b": (30, 12, 128, 1560), "wan-14b": (40, 40, 128, 1560)}
+USUAL = (
+    "window=21",
+    "sink=3,window=9",
+    "deep-sink=21",
+    "ema-sink=3,window=6",
+    "rolling=6",
+    "recency=21",
+    "window=21+linear",
+    "window=21+gated-delta",
+    "window=21+fast-mlp",
+    "window=21+fast-swiglu",
+    "window=3+fast-swiglu",
+)
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -37,7 +50,7 @@ class Options:
     frames: int = 7500
     """Frames of the world: what the policy "full" has to hold. 7,500 are five minutes at 25 frames/s."""
     policies: tuple[str, ...] = ()
-    """Memory policies: window=16, sink=2,window=14 or full=200; default: full for all frames, Wan's window of 21, sink and window of 12."""
+    """Memory policies, such as window=16, sink=2,window=14, full=200 or window=8+fast-swiglu; default: one of each kind."""
     tokens: int = 0
     """Tokens of a frame; 0: the model's own."""
     chunk: int = 3
@@ -57,7 +70,7 @@ def run(options: Options) -> int:
     if min(options.frames, options.chunk, options.rows) < 1 or options.tokens < 0:
         raise ConfigError(f"--frames, --chunk and --rows must be at least 1 and --tokens at least 0, got {options}")
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}[options.dtype]
-    texts = options.policies or (f"full={options.frames}", "window=21", "sink=3,window=9")
+    texts = options.policies or (f"full={options.frames}", *USUAL)
     specs = [(text, cache_spec(options, parse_policy(text))) for text in texts]
     print(table(specs, options, dtype))
     return 0
@@ -101,11 +114,14 @@ def table(specs: list[tuple[str, CacheSpec]], options: Options, dtype: torch.dty
     first = specs[0][1]
     size = f"{first.layers} layers, {first.heads} heads of {first.head_dim}, {first.tokens} tokens per frame, {options.dtype}"
     lines = [f"{options.model or 'the bundled world'}: {size}, {options.rows} player{'s' * (options.rows > 1)}"]
-    lines.append(f"{'policy':<18}{'slots':>8}{'bytes':>32}   after {options.frames:,} frames")
+    width = max(len(text) for text, _ in specs) + 2
+    lines.append(f"{'policy':<{width}}{'slots':>8}{'bytes':>32}   after {options.frames:,} frames")
     for text, spec in specs:
         amount = spec.bytes(dtype)
         verdict = "everything is kept" if spec.slots >= options.frames else f"reads back at most {spec.slots - 1} frames"
-        lines.append(f"{text:<18}{spec.slots:>8}{amount:>21,}{human(amount):>11}   {verdict}")
+        if spec.state_floats:
+            verdict += f", and a state of {human(spec.state_bytes(dtype))} for what all frames left"
+        lines.append(f"{text:<{width}}{spec.slots:>8}{amount:>21,}{human(amount):>11}   {verdict}")
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from mutoscope.core.errors import CapacityError, ConfigError
-from mutoscope.memory.policy import Chunk, Policy, Source
+from mutoscope.memory.policy import Blend, Chunk, Policy, Source, blends_of, chunk_position
 
 
 @dataclass(frozen=True)
@@ -13,6 +13,16 @@ class SlotSource:
     slot: int
     frame: int
     position: int
+    bias: float = 0.0
+
+
+@dataclass(frozen=True)
+class SlotBlend:
+    """A blend (class Blend) and the slots of both frames."""
+
+    slot: int
+    heir_slot: int
+    blend: Blend
 
 
 @dataclass(frozen=True)
@@ -21,13 +31,21 @@ class ChunkPlan:
 
     `sources` are the past; the chunk's own frames are written to `write_slots` by every one of its passes and
     read there too. The commit is the last pass that writes them. `evicted` are the frames that the past lost since the
-    last commit, oldest first: still in their slots until this chunk's first pass, and then no more.
+    last commit, oldest first: still in their slots until this chunk's first pass, and then no more; `blends` say what
+    becomes of them. The chunk's own frames stand at `position` and after it.
     """
 
     chunk: Chunk
     sources: tuple[SlotSource, ...]
     write_slots: tuple[int, ...]
+    position: int
     evicted: tuple[SlotSource, ...] = ()
+    blends: tuple[SlotBlend, ...] = ()
+
+    @property
+    def positions(self) -> range:
+        """Those of the chunk's own frames."""
+        return range(self.position, self.position + self.chunk.length)
 
     @property
     def read_slots(self) -> tuple[int, ...]:
@@ -45,6 +63,7 @@ class Ledger:
     slot_of: dict[int, int] = field(default_factory=dict)
     open_plan: ChunkPlan | None = None
     evicted: tuple[SlotSource, ...] = ()
+    blends: tuple[SlotBlend, ...] = ()
 
     def open_chunk(self, length: int) -> ChunkPlan:
         """Plan the next chunk; frames that its policy no longer reads give their slots back.
@@ -58,14 +77,18 @@ class Ledger:
         chunk = Chunk(self.next_frame, length)
         sources = self.policy.past(chunk, tuple(sorted(self.slot_of)))
         kept = {source.frame for source in sources}
-        self.evicted += tuple(SlotSource(slot, frame, frame) for frame, slot in sorted(self.slot_of.items()) if frame not in kept)
+        lost = tuple(SlotSource(slot, frame, frame) for frame, slot in sorted(self.slot_of.items()) if frame not in kept)
+        blends = blends_of(self.policy, tuple(source.frame for source in lost))
+        self.blends += tuple(SlotBlend(self.slot_of[blend.frame], self.slot_of[blend.heir], blend) for blend in blends)
+        self.evicted += lost
         self.slot_of = {frame: slot for frame, slot in self.slot_of.items() if frame in kept}
         taken = set(self.slot_of.values())
         free = [slot for slot in range(self.num_slots) if slot not in taken]
         if len(free) < length:
             raise CapacityError(f"{self.num_slots} slots cannot hold {len(taken)} remembered frames and a chunk of {length}")
-        placed = tuple(SlotSource(self.slot_of[source.frame], source.frame, source.position) for source in sources)
-        self.open_plan = ChunkPlan(chunk, placed, tuple(free[:length]), self.evicted)
+        placed = tuple(SlotSource(self.slot_of[source.frame], source.frame, source.position, source.bias) for source in sources)
+        position = chunk_position(self.policy, chunk, sources)
+        self.open_plan = ChunkPlan(chunk, placed, tuple(free[:length]), position, self.evicted, self.blends)
         return self.open_plan
 
     def commit(self) -> None:
@@ -75,7 +98,7 @@ class Ledger:
         for frame, slot in zip(self.open_plan.chunk.frames, self.open_plan.write_slots, strict=True):
             self.slot_of[frame] = slot
         self.next_frame = self.open_plan.chunk.start + self.open_plan.chunk.length
-        self.open_plan, self.evicted = None, ()
+        self.open_plan, self.evicted, self.blends = None, (), ()
 
     def drop_open(self) -> None:
         """Forget an open chunk that will not be finished. What its opening evicted stays evicted."""
@@ -83,29 +106,33 @@ class Ledger:
 
     def copy(self) -> "Ledger":
         """An independent copy."""
-        return Ledger(self.policy, self.num_slots, self.next_frame, dict(self.slot_of), self.open_plan, self.evicted)
+        return Ledger(self.policy, self.num_slots, self.next_frame, dict(self.slot_of), self.open_plan, self.evicted, self.blends)
 
 
 @dataclass(frozen=True)
 class ChunkSources:
-    """What a chunk may read, in frames: the teacher-forced counterpart of a ChunkPlan."""
+    """What a chunk may read, in frames: the teacher-forced counterpart of a ChunkPlan. The chunk itself stands at its frames' indices."""
 
     chunk: Chunk
     sources: tuple[Source, ...]
     evicted: tuple[int, ...] = ()
+    blends: tuple[Blend, ...] = ()
 
 
 def layout(policy: Policy, lengths: tuple[int, ...]) -> tuple[ChunkSources, ...]:
     """The key sources of every chunk of a clip, from the very ledger that streaming uses.
 
-    Training takes visibility and positions from here, so that they are those of play.
+    Training takes visibility and positions from here, so that they are those of play; where play numbers a chunk otherwise than by its
+    frames' indices, its sources are moved along with it (rotary positions are relative).
     """
     ledger = Ledger(policy, policy.capacity(max(lengths)))
     chunks = []
     for length in lengths:
         plan = ledger.open_chunk(length)
-        sources = tuple(Source(source.frame, source.position) for source in plan.sources)
-        chunks.append(ChunkSources(plan.chunk, sources, tuple(source.frame for source in plan.evicted)))
+        shift = plan.chunk.start - plan.position
+        sources = tuple(Source(source.frame, source.position + shift, source.bias) for source in plan.sources)
+        evicted, blends = tuple(source.frame for source in plan.evicted), tuple(item.blend for item in plan.blends)
+        chunks.append(ChunkSources(plan.chunk, sources, evicted, blends))
         ledger.commit()
     return tuple(chunks)
 

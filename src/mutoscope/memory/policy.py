@@ -4,18 +4,29 @@ Published window sizes count the chunk that is being denoised; so do these.
 Positions are frame indices in time; what attention sees are their differences.
 """
 
-from dataclasses import dataclass, fields
-from typing import Literal, Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
 
 from mutoscope.core.errors import CapacityError, ConfigError, choose
+from mutoscope.memory.kinds import StateConfig, state_name
 
 
 @dataclass(frozen=True)
 class Source:
-    """One frame of keys and values that a pass may read: which frame, and at which temporal position it stands."""
+    """One frame of keys and values that a pass may read: which frame, at which temporal position, with what added to its logits."""
 
     frame: int
     position: int
+    bias: float = 0.0
+
+
+@dataclass(frozen=True)
+class Blend:
+    """What becomes of an evicted frame: its unrotated keys and its values enter those of `heir`, which keeps a share `keep` of its own."""
+
+    frame: int
+    heir: int
+    keep: float
 
 
 @dataclass(frozen=True)
@@ -136,70 +147,140 @@ class SinkWindow:
 
 
 @dataclass(frozen=True)
-class LinearState:
-    """Linear attention over all frames that the cache gave up: one matrix and one vector per layer and head (Hybrid Forcing)."""
+class DeepSink:
+    """About half of the cache are sinks, 10 of 21 as published; they stand right before the window (Deep Forcing)."""
 
-    @property
-    def written_at(self) -> "WrittenAt":
-        """A frame enters when it is evicted, so that cache and state never hold the same frame."""
-        return "eviction"
-
-    def floats(self, head_dim: int) -> int:
-        """Numbers of one layer and head."""
-        return head_dim * (head_dim + 1)
-
-
-@dataclass(frozen=True)
-class GatedDelta:
-    """A linear state that forgets: what a key says replaces what it said before, and all of it decays (SANA-WM)."""
-
-    @property
-    def written_at(self) -> "WrittenAt":
-        """A frame enters when it is evicted."""
-        return "eviction"
-
-    def floats(self, head_dim: int) -> int:
-        """Numbers of one layer and head."""
-        return head_dim * (head_dim + 1)
-
-
-@dataclass(frozen=True)
-class FastWeights:
-    """A small network per layer and head whose weights are the memory: one gradient step per commit (TTT, 2407.04620; LaCT, 2505.23884).
-
-    `form`: "mlp" is two layers, "swiglu" LaCT's three matrices; `hidden` is their width in multiples of the head's channels.
-    """
-
-    form: Literal["mlp", "swiglu"] = "swiglu"
-    hidden: int = 2
+    frames: int = 21
 
     def __post_init__(self) -> None:
-        _at_least_one("hidden", self.hidden)
+        if self.frames < 2:
+            raise ConfigError(f"a memory policy needs frames of at least 2 to hold a sink and a window, got {self.frames}")
+
+    @classmethod
+    def of_frames(cls, frames: int) -> "DeepSink":
+        """`frames` in all."""
+        return cls(frames)
 
     @property
-    def written_at(self) -> "WrittenAt":
-        """Every chunk is learned by its own commit, whether or not the cache still holds it."""
-        return "commit"
+    def parts(self) -> SinkWindow:
+        """Sinks and window."""
+        sink = max(1, round(self.frames * 10 / 21))
+        return SinkWindow(sink, self.frames - sink)
 
-    @property
-    def matrices(self) -> int:
-        """Matrices of `hidden * head_dim x head_dim` numbers."""
-        return 2 if self.form == "mlp" else 3
+    def capacity(self, max_chunk: int) -> int:
+        """`frames` slots."""
+        return self.parts.capacity(max_chunk)
 
-    def floats(self, head_dim: int) -> int:
-        """Numbers of one layer and head."""
-        return self.matrices * self.hidden * head_dim**2
+    def past(self, chunk: Chunk, remembered: tuple[int, ...]) -> tuple[Source, ...]:
+        """Sinks, then the newest frames."""
+        return self.parts.past(chunk, remembered)
 
 
-WrittenAt = Literal["eviction", "commit"]
-StateConfig = LinearState | GatedDelta | FastWeights
+@dataclass(frozen=True)
+class EmaSink:
+    """Sinks that take in what leaves the window: sink <- a sink + (1 - a) evicted (Reward Forcing).
+
+    `decay` is a per chunk of three frames, as published; a frame enters the sink of its number modulo `sink` with a^(1/3).
+    """
+
+    sink: int = 3
+    window: int = 6
+    decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        _at_least_one("sink", self.sink)
+        _at_least_one("window", self.window)
+        if not 0 <= self.decay <= 1:
+            raise ConfigError(f"a memory policy's decay must be in 0 .. 1, got {self.decay}")
+
+    @classmethod
+    def of_frames(cls, frames: int) -> "EmaSink":
+        """A third of `frames` are sinks."""
+        sink = max(1, frames // 3)
+        return cls(sink, frames - sink)
+
+    def capacity(self, max_chunk: int) -> int:
+        """`sink + window` slots."""
+        return SinkWindow(self.sink, self.window).capacity(max_chunk)
+
+    def past(self, chunk: Chunk, remembered: tuple[int, ...]) -> tuple[Source, ...]:
+        """Sinks right before the newest frames."""
+        return SinkWindow(self.sink, self.window).past(chunk, remembered)
+
+    def blend(self, frame: int) -> Blend:
+        """Where an evicted frame goes."""
+        return Blend(frame, frame % self.sink, self.decay ** (1 / 3))
+
+
+@dataclass(frozen=True)
+class RollingWindow:
+    """A window whose positions are places in the cache, the chunk last, whatever the frames' numbers (Infinity-RoPE).
+
+    Rotary positions being relative, it attends exactly as `window` does (tested); but no position ever leaves 0 .. frames - 1, so that a
+    model with a table of positions (Wan's ends at 1,024) plays on for ever. It pays with turning all keys at every chunk.
+    """
+
+    frames: int = 6
+
+    def __post_init__(self) -> None:
+        _at_least_one("frames", self.frames)
+
+    @classmethod
+    def of_frames(cls, frames: int) -> "RollingWindow":
+        """`frames` in all."""
+        return cls(frames)
+
+    def capacity(self, max_chunk: int) -> int:
+        """`frames` slots."""
+        return _fits(self.frames, max_chunk, "rolling")
+
+    def past(self, chunk: Chunk, remembered: tuple[int, ...]) -> tuple[Source, ...]:
+        """The newest frames, numbered from 0."""
+        keep = self.frames - chunk.length
+        kept = remembered[-keep:] if keep > 0 else ()
+        return tuple(Source(frame, place) for place, frame in enumerate(kept))
+
+
+@dataclass(frozen=True)
+class RecencyBias:
+    """A window in which older frames speak softly: logits - strength x^power, x = (distance - 3) / 12; the last 3 frames are unbiased."""
+
+    window: int = 21
+    strength: float = 12.0
+    power: float = 1.0
+
+    def __post_init__(self) -> None:
+        _at_least_one("window", self.window)
+        if not (self.strength >= 0 and self.power > 0):
+            raise ConfigError(f"a recency bias needs strength >= 0 and power > 0, got {self.strength} and {self.power}")
+
+    @classmethod
+    def of_frames(cls, frames: int) -> "RecencyBias":
+        """`frames` in all."""
+        return cls(frames)
+
+    def capacity(self, max_chunk: int) -> int:
+        """`window` slots."""
+        return _fits(self.window, max_chunk, "recency")
+
+    def past(self, chunk: Chunk, remembered: tuple[int, ...]) -> tuple[Source, ...]:
+        """The newest frames, with their biases; distances count from the chunk's first frame."""
+        kept = Window(self.window).past(chunk, remembered)
+        return tuple(replace(source, bias=self.bias(chunk.start - source.frame)) for source in kept)
+
+    def bias(self, distance: int) -> float:
+        """What is added to the logits of a frame so many frames ago."""
+        return -self.strength * max(0.0, (distance - UNBIASED_FRAMES) / BIAS_FRAMES) ** self.power
+
+
+UNBIASED_FRAMES, BIAS_FRAMES = 3, 12
 
 
 @dataclass(frozen=True)
 class Stateful:
     """A cache of frames, and beside it a state of constant size for what the frames told. A cache of one chunk leaves the state alone."""
 
-    cache: Window | SinkWindow
+    cache: "WindowedConfig"
     state: StateConfig
 
     def capacity(self, max_chunk: int) -> int:
@@ -211,13 +292,17 @@ class Stateful:
         return self.cache.past(chunk, remembered)
 
 
-PolicyConfig = Full | Window | SinkWindow | Stateful
-POLICIES: dict[str, type[Full] | type[Window] | type[SinkWindow]] = {"full": Full, "window": Window, "sink": SinkWindow}
-STATES: dict[str, StateConfig] = {
-    "linear": LinearState(),
-    "gated-delta": GatedDelta(),
-    "fast-mlp": FastWeights("mlp"),
-    "fast-swiglu": FastWeights("swiglu"),
+WindowedConfig = Window | SinkWindow | DeepSink | RollingWindow | RecencyBias
+CacheConfig = Full | WindowedConfig | EmaSink
+PolicyConfig = CacheConfig | Stateful
+POLICIES: dict[str, type[CacheConfig]] = {
+    "full": Full,
+    "window": Window,
+    "sink": SinkWindow,
+    "deep-sink": DeepSink,
+    "ema-sink": EmaSink,
+    "rolling": RollingWindow,
+    "recency": RecencyBias,
 }
 
 
@@ -226,14 +311,40 @@ def state_of(policy: "PolicyConfig") -> StateConfig | None:
     return policy.state if isinstance(policy, Stateful) else None
 
 
-def cache_of(policy: "PolicyConfig") -> Full | Window | SinkWindow:
+def cache_of(policy: "PolicyConfig") -> CacheConfig:
     """The part of a policy that keeps frames."""
     return policy.cache if isinstance(policy, Stateful) else policy
 
 
-def policy_by_name(name: str, **sizes: int) -> Full | Window | SinkWindow:
+def blends_of(policy: Policy, evicted: tuple[int, ...]) -> tuple[Blend, ...]:
+    """What a policy makes of the frames that it gives up: nothing, but for sinks that take them in."""
+    return tuple(policy.blend(frame) for frame in evicted) if isinstance(policy, EmaSink) else ()
+
+
+def chunk_position(policy: Policy, chunk: Chunk, sources: tuple[Source, ...]) -> int:
+    """The temporal position of a chunk's first frame: its index, but for policies that number the places in the cache."""
+    cache = policy.cache if isinstance(policy, Stateful) else policy
+    return len(sources) if isinstance(cache, RollingWindow) else chunk.start
+
+
+def moving_slots(policy: Policy, slots: int) -> int:
+    """Leading slots whose frames may change position or content, and so keep their unrotated keys."""
+    match policy.cache if isinstance(policy, Stateful) else policy:
+        case SinkWindow(sink=sink):
+            return sink
+        case DeepSink(parts=parts):
+            return parts.sink
+        case EmaSink() | RollingWindow():
+            return slots
+    return 0
+
+
+def policy_by_name(name: str, **sizes: Any) -> CacheConfig:
     """`policy_by_name("window", window=16)`; unknown names and sizes are a ConfigError that lists the known ones."""
     kind = choose(POLICIES, name, "memory policy")
+    whole = {field.name for field in fields(kind) if field.type is int}
+    if broken := [f"{size}={value}" for size, value in sizes.items() if size in whole and not isinstance(value, int)]:
+        raise ConfigError(f"memory policy '{name}': {', '.join(broken)} must be a whole number of frames")
     try:
         return kind(**sizes)
     except TypeError as error:
@@ -245,13 +356,6 @@ def policy_name(policy: PolicyConfig) -> str:
     name = next(name for name, kind in POLICIES.items() if isinstance(cache_of(policy), kind))
     state = state_of(policy)
     return name if state is None else f"{name}+{state_name(state)}"
-
-
-def state_name(state: StateConfig) -> str:
-    """The registry's name of a kind of state, whatever its size."""
-    if isinstance(state, FastWeights):
-        return f"fast-{state.form}"
-    return next(name for name, known in STATES.items() if isinstance(state, type(known)))
 
 
 def _fits(window: int, max_chunk: int, name: str) -> int:

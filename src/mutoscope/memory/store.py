@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from mutoscope.core.errors import ConfigError
-from mutoscope.memory.ledger import ChunkPlan, Ledger
-from mutoscope.memory.policy import PolicyConfig, SinkWindow, cache_of, state_of
+from mutoscope.memory.ledger import ChunkPlan, Ledger, SlotBlend, SlotSource
+from mutoscope.memory.policy import PolicyConfig, moving_slots, state_of
+
+NOWHERE = -1  # no frame stands there: keys at it are turned anew before they are read
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,8 @@ class CacheSpec:
 
     @property
     def moving_slots(self) -> int:
-        """Leading slots whose frames may change position and so keep their unrotated keys."""
-        cache = cache_of(self.policy)
-        return cache.sink if isinstance(cache, SinkWindow) else 0
+        """Leading slots whose frames may change position or content and so keep their unrotated keys."""
+        return moving_slots(self.policy, self.slots)
 
     @property
     def state_floats(self) -> int:
@@ -133,15 +134,21 @@ class MemoryStore:
             if layer == 0:
                 self.waiting_turns[rows, :, target] = turns[..., source, :]
 
-    def take_entering(self, rows: slice, plan: ChunkPlan) -> tuple[int, ...]:
-        """Slots of the evicted frames that have not entered the states yet, oldest first; from now on they count as entered."""
+    def take_evicted(self, rows: slice, plan: ChunkPlan) -> tuple[SlotSource, ...]:
+        """The evicted frames that nobody has taken yet, oldest first; from now on they count as taken."""
         numbers = range(*rows.indices(self.spec.rows))
-        if not self.spec.waiting_slots or not plan.evicted:
-            return ()
-        entering = tuple(source.slot for source in plan.evicted if source.frame > self.entered[numbers[0]])
-        for row in numbers:
-            self.entered[row] = max(self.entered[row], plan.evicted[-1].frame)
-        return entering
+        taken = tuple(source for source in plan.evicted if source.frame > self.entered[numbers[0]])
+        for row in numbers if taken else ():
+            self.entered[row] = taken[-1].frame
+        return taken
+
+    def blend(self, rows: slice, item: SlotBlend) -> None:
+        """An evicted frame's unrotated keys and values enter its heir's, in all layers; the heir must then be turned anew."""
+        source, target = self.span(item.slot), self.span(item.heir_slot)
+        for tensor in (self.originals, self.values):
+            tensor[:, rows, :, target] = torch.lerp(tensor[:, rows, :, source], tensor[:, rows, :, target], item.blend.keep)
+        for row in range(*rows.indices(self.spec.rows)):
+            self.positions[row][item.heir_slot] = NOWHERE
 
     def moved(self, row: int, plan: ChunkPlan) -> list[tuple[int, int]]:
         """(slot, new position) of the sources that do not stand where their keys were last rotated to."""
@@ -152,7 +159,7 @@ class MemoryStore:
         """Remember at which position each slot that this plan reads or writes now stands."""
         known = self.positions[row]
         known.update({source.slot: source.position for source in plan.sources})
-        known.update(dict(zip(plan.write_slots, plan.chunk.frames, strict=True)))
+        known.update(dict(zip(plan.write_slots, plan.positions, strict=True)))
 
     def park(self) -> dict[str, object]:
         """A copy of all state, tensors included, that `restore` brings back bit for bit."""

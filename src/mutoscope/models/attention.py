@@ -19,6 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.shapes import TokenGrid
 from mutoscope.memory.ledger import ChunkSources
+from mutoscope.memory.policy import Blend
 from mutoscope.models.recall import RecallLayer
 from mutoscope.models.rope import rotate, rotations
 
@@ -99,12 +100,16 @@ class ClipLayout:
         return self.chunks[0].chunk.start
 
     def since(self, frame: int) -> "ClipLayout":
-        """The chunks from `frame` on, for the noisy half alone: they keep their positions and all sources, however old."""
+        """The chunks from `frame` on, for the noisy half alone: they keep their positions and all sources, however old.
+
+        What entered the sinks before them has entered at their first.
+        """
         rest = tuple(chunk for chunk in self.chunks if chunk.chunk.start >= frame)
         if not rest or rest[0].chunk.start != frame:
             starts = ", ".join(str(chunk.chunk.start) for chunk in self.chunks)
             raise ConfigError(f"no chunk begins at frame {frame}; the chunks of this clip begin at {starts}")
-        return replace(self, chunks=rest)
+        blends = tuple(blend for chunk in self.chunks if chunk.chunk.start <= frame for blend in chunk.blends)
+        return replace(self, chunks=(replace(rest[0], blends=blends), *rest[1:]))
 
     def rotations(self, start: int, stop: int) -> Tensor:
         """Those of frames at positions start .. stop - 1."""
@@ -127,23 +132,45 @@ class ClipLayout:
     @property
     def moves(self) -> bool:
         """True if some source is read at another position than its own, so that keys without their position are needed."""
-        return any(source.position != source.frame for chunk in self.chunks for source in chunk.sources)
+        return any(chunk.blends or any(source.position != source.frame for source in chunk.sources) for chunk in self.chunks)
 
     def frames(self, x: Tensor) -> tuple[Tensor, ...]:
         """`[batch, head, token, head_dim]` as one piece per frame, cut once: a slice per use costs a zeroed whole in backward."""
         return x.split(self.grid.tokens, dim=2)
 
-    def gather(self, chunk: ChunkSources, original: Frames, rotated: Frames, values: Frames) -> tuple[list[Tensor], list[Tensor]]:
-        """The past keys and values of a chunk as pieces: as they are where frames stand in a row, re-rotated where they moved."""
+    def gather(self, chunk: ChunkSources, past: "Past") -> tuple[list[Tensor], list[Tensor]]:
+        """A chunk's past keys and values in pieces: as they are where frames stand in a row, turned anew where they moved or changed."""
         keys: list[Tensor] = []
         picked: list[Tensor] = []
+        original, rotated, values = past.original, past.rotated, past.values
         for start, stop, offset in _runs(chunk):
-            if offset == 0:
+            if offset == 0 and not past.blended.intersection(range(start, stop)):
                 keys.extend(rotated[start:stop])
             else:
                 keys.append(rotate(torch.cat(original[start:stop], dim=2), self.rotations(start + offset, stop + offset)))
             picked.extend(values[start:stop])
         return keys, picked
+
+    def biases(self, chunk: ChunkSources) -> Tensor | None:
+        """What is added to the logits of a chunk's keys `[past and own tokens]`, None where nothing is."""
+        added = [source.bias for source in chunk.sources] + [0.0] * chunk.chunk.length
+        return torch.tensor(added, device=self.device).repeat_interleave(self.grid.tokens) if any(added) else None
+
+
+@dataclass
+class Past:
+    """The frames of the clean half as they are remembered: unrotated keys, rotated keys, values; sinks change as blends enter them."""
+
+    original: list[Tensor]
+    rotated: list[Tensor]
+    values: list[Tensor]
+    blended: set[int] = field(default_factory=set)
+
+    def enter(self, blend: Blend) -> None:
+        """An evicted frame's keys and values enter its heir's."""
+        for frames in (self.original, self.values):
+            frames[blend.heir] = torch.lerp(frames[blend.frame], frames[blend.heir], blend.keep)
+        self.blended.add(blend.heir)
 
 
 @dataclass
@@ -230,27 +257,33 @@ class NoisyHalf:
 
 def _attend_chunks(layout: ClipLayout, queries: Tensor, own: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     asking, own_keys, own_values = layout.frames(queries), layout.frames(own[0]), layout.frames(own[1])
-    original, rotated, past_values = (layout.frames(tensor) for tensor in past)
+    original, rotated, past_values = (list(layout.frames(tensor)) for tensor in past)
+    remembered = Past(original, rotated, past_values)
     outputs = []
     for chunk in layout.chunks:
         span = layout.span(chunk)
-        keys, values = layout.gather(chunk, original, rotated, past_values)
+        for blend in chunk.blends:
+            remembered.enter(blend)
+        keys, values = layout.gather(chunk, remembered)
         keys.extend(own_keys[span])
         values.extend(own_values[span])
-        outputs.append(attention(torch.cat(asking[span], dim=2), torch.cat(keys, dim=2), torch.cat(values, dim=2)))
+        asked = torch.cat(asking[span], dim=2)
+        outputs.append(attention(asked, torch.cat(keys, dim=2), torch.cat(values, dim=2), layout.biases(chunk)))
     return torch.cat(outputs, dim=2)
 
 
-def attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v by the library's kernel, but in bfloat16 training on a CPU by two matrix products, which are faster there.
+def attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v by the library's kernel, but in bfloat16 training on a CPU by two products, which are faster there.
 
     They keep all scores for the backward pass, hence for few keys only.
     """
     few = queries.device.type == "cpu" and queries.dtype == torch.bfloat16 and keys.shape[2] <= FEW_KEYS
     if few and queries.requires_grad:
         scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
+        scores = scores if bias is None else scores + bias.to(scores)
         return scores.softmax(-1, dtype=queries.dtype) @ values
-    return scaled_dot_product_attention(queries, keys, values)
+    mask = None if bias is None else bias.to(queries).expand(queries.shape[-2], -1)
+    return scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
 
 
 def _runs(chunk: ChunkSources) -> list[tuple[int, int, int]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
 from mutoscope.memory import states
-from mutoscope.memory.policy import FastWeights, GatedDelta, LinearState, StateConfig, WrittenAt
+from mutoscope.memory.kinds import FastWeights, GatedDelta, LinearState, StateConfig, WrittenAt
 from mutoscope.models.rope import rotate
 
 FIRST_RATE = 1.0

@@ -15,7 +15,8 @@ from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.shapes import LatentShape, TokenGrid, token_grid
-from mutoscope.memory.policy import PolicyConfig, StateConfig, state_of
+from mutoscope.memory.kinds import StateConfig
+from mutoscope.memory.policy import PolicyConfig, state_of
 from mutoscope.memory.store import CacheSpec, MemoryStore
 from mutoscope.models.attention import Attend
 from mutoscope.models.conditions import Conditions

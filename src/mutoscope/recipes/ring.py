@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from mutoscope.memory.policy import FastWeights, PolicyConfig, Stateful, Window
+from mutoscope.memory.kinds import FastWeights
+from mutoscope.memory.policy import PolicyConfig, Stateful, Window
 from mutoscope.train.config import (
     AutoregressiveStage,
     BidirectionalStage,

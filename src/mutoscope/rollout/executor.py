@@ -120,10 +120,13 @@ class Executor:
 
     def _segment(self, item: Pass, batch: slice) -> Segment:
         config, device = self.model.config, item.latents.device
-        positions = torch.tensor(list(item.plan.chunk.frames), device=device)
+        positions = torch.tensor(list(item.plan.positions), device=device)
         slots = item.plan.read_slots
         highest = max(slots) + 1
+        biases = {source.slot: source.bias for source in item.plan.sources if source.bias}
         hidden = None if len(slots) == highest else slot_mask(slots, highest, config.grid.tokens, device)
+        if biases:
+            hidden = slot_biases(slots, biases, highest, config.grid.tokens).to(item.latents)
         turns = Turns(*(rotations(at, config.grid, config.head_dim, item.latents.dtype) for at in (positions, positions * 0)))
         return Segment(batch, item, turns, highest * config.grid.tokens, hidden)
 
@@ -135,11 +138,25 @@ def slot_mask(slots: tuple[int, ...], highest: int, tokens: int, device: torch.d
     return mask.repeat_interleave(tokens)[None].to(device)
 
 
+def slot_biases(slots: tuple[int, ...], biases: dict[int, float], highest: int, tokens: int) -> Tensor:
+    """What is added to the logits of the tokens of each slot, `[1, highest * tokens]`: -inf where a slot is not read."""
+    added = torch.full((highest,), float("-inf"))
+    added[list(slots)] = 0.0
+    for slot, bias in biases.items():
+        added[slot] = bias
+    return added.repeat_interleave(tokens)[None]
+
+
 def remember_evicted(model: VideoTransformer, item: Pass) -> None:
-    """Frames that left the cache enter the learned memories, in all layers, while they still lie in their slots."""
+    """Frames that left the cache enter sinks and learned memories, in all layers, while they still lie in their slots."""
     store, rows = item.store, item.rows
-    for slot in store.take_entering(rows, item.plan):
-        span = store.span(slot)
+    evicted = store.take_evicted(rows, item.plan)
+    frames = {source.frame for source in evicted}
+    for blend in item.plan.blends:
+        if blend.blend.frame in frames:
+            store.blend(rows, blend)
+    for source in evicted if store.spec.waiting_slots else ():
+        span = store.span(source.slot)
         turn = store.waiting_turns[rows, :, span]
         for layer, memory in enumerate(model.memories):
             keys, values = store.waiting[layer, rows, :, span], store.values[layer, rows, :, span]

@@ -21,7 +21,8 @@ from mutoscope.data.recorder import RecordOptions, record
 from mutoscope.data.worlds import make_world
 from mutoscope.data.worlds.tiles import classify_tiles
 from mutoscope.evaluate.recall import RecallClips, RecallTask, copy_sink, landmark_chance, play_truth, score, within_memory
-from mutoscope.memory.policy import FastWeights, Full, GatedDelta, LinearState, PolicyConfig, SinkWindow, Stateful, Window
+from mutoscope.memory.kinds import FastWeights, GatedDelta, LinearState
+from mutoscope.memory.policy import Full, PolicyConfig, SinkWindow, Stateful, Window
 from mutoscope.models.checkpoint import Checkpoint, load_checkpoint
 from mutoscope.rollout.generate import generate
 from mutoscope.rollout.session import Session, SessionConfig, default_config, with_steps

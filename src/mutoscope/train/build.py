@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from mutoscope.core.errors import ConfigError
-from mutoscope.memory.policy import StateConfig, state_of
+from mutoscope.memory.kinds import StateConfig
+from mutoscope.memory.policy import state_of
 from mutoscope.models.checkpoint import Checkpoint, StageName
 from mutoscope.models.codec import ConvCodec
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer

@@ -21,7 +21,8 @@ from mutoscope.core.provenance import provenance
 from mutoscope.core.streams import derive_seed, stream
 from mutoscope.data.batches import ClipSampler
 from mutoscope.data.clips import ClipDataset, open_dataset
-from mutoscope.memory.policy import Full, state_name
+from mutoscope.memory.kinds import state_name
+from mutoscope.memory.policy import Full
 from mutoscope.models.checkpoint import (
     FORMAT_VERSION,
     Checkpoint,
