@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fakes import ACTIONS, tiny_checkpoint, tiny_conditions, tiny_latents, tiny_model
+from fakes import ACTIONS, STATEFUL, model_for, tiny_checkpoint, tiny_conditions, tiny_latents, tiny_model
 from mutoscope.core.errors import ConfigError
 from mutoscope.memory.policy import Full, PolicyConfig, SinkWindow, Window
 from mutoscope.memory.store import MemoryStore
+from mutoscope.models.checkpoint import freeze
 from mutoscope.rollout import executor
 from mutoscope.rollout.executor import Executor, Pass
 from mutoscope.rollout.session import Session, SessionConfig
@@ -43,7 +44,8 @@ class Cost(TorchDispatchMode):
 
 def costs(policy: PolicyConfig, chunk: int) -> list[tuple[Counter, int]]:
     """Operations and allocated bytes of chunks 30 and 60, their commits included."""
-    session = Session(tiny_checkpoint("matching", chunk), SessionConfig(2, 4, policy))
+    checkpoint = replace(tiny_checkpoint("matching", chunk), model=freeze(model_for(policy).float()))
+    session = Session(checkpoint, SessionConfig(2, 4, policy))
     session.reset(0, 5)
     action, found = np.ones(ACTIONS.dim, np.float32), []
     for index in range(61):
@@ -66,6 +68,11 @@ def is_constant(policy: PolicyConfig, chunk: int = 1) -> bool:
 @pytest.mark.parametrize("policy", [Window(4), Window(5), SinkWindow(2, 4)], ids=str)
 def test_operations_and_allocations_per_chunk_are_constant(policy, chunk):
     assert is_constant(policy, chunk)
+
+
+@pytest.mark.parametrize("policy", STATEFUL)
+def test_operations_and_allocations_of_learned_memories_are_constant(policy):
+    assert is_constant(STATEFUL[policy])
 
 
 def attention_on_copies(queries: Tensor, keys: Tensor, values: Tensor, attn_mask: Tensor | None) -> Tensor:

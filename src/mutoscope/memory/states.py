@@ -11,6 +11,7 @@ from torch.nn.functional import gelu, silu
 
 EPS_LINEAR = 1e-6
 FLOOR_DELTA = 0.05
+EPS_NORM = 1e-5
 
 
 def linear_write(matrix: Tensor, total: Tensor, keys: Tensor, turned: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,7 +47,7 @@ def delta_read(matrix: Tensor, total: Tensor, queries: Tensor, turned: Tensor) -
 def mlp_read(weights: tuple[Tensor, ...], inputs: Tensor) -> Tensor:
     """f(x) = LN(W2 gelu(W1 x)); what is recalled is x + f(x). weights `[B, head, hidden, D]`, `[B, head, D, hidden]`."""
     first, second = weights
-    return _normed(gelu(inputs @ first.transpose(-1, -2), approximate="tanh") @ second.transpose(-1, -2))
+    return _normed(gelu(inputs @ first.transpose(-1, -2), approximate="tanh") @ second.transpose(-1, -2))[0]
 
 
 def mlp_gradient(weights: tuple[Tensor, ...], keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
@@ -54,12 +55,10 @@ def mlp_gradient(weights: tuple[Tensor, ...], keys: Tensor, values: Tensor) -> t
     first, second = weights
     inner = keys @ first.transpose(-1, -2)
     hidden = gelu(inner, approximate="tanh")
-    raw = hidden @ second.transpose(-1, -2)
-    normed, spread = _normed(raw), _spread(raw)
-    size = keys.shape[-2] * keys.shape[-1]
-    error = 2 * (normed - (values - keys)) / size
+    normed, spread = _normed(hidden @ second.transpose(-1, -2))
+    error = (normed - (values - keys)) * (2 / (keys.shape[-2] * keys.shape[-1]))
     back = (error - error.mean(-1, keepdim=True) - normed * (error * normed).mean(-1, keepdim=True)) / spread
-    inward = (back @ second) * _gelu_slope(inner)
+    inward = torch.ops.aten.gelu_backward(back @ second, inner, approximate="tanh")
     return inward.transpose(-1, -2) @ keys, back.transpose(-1, -2) @ hidden
 
 
@@ -85,15 +84,15 @@ def swiglu_gradient(weights: tuple[Tensor, ...], keys: Tensor, values: Tensor) -
 def descend(weights: tuple[Tensor, ...], gradients: tuple[Tensor, ...], rates: Tensor, norms: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """W - eta grad, then every row back to the norm that it was given at the start (LaCT); rates `[matrix, head]`.
 
-    A row that no step moves stays as it is, bit for bit, so that eta = 0 changes nothing. No eps is added to the divisor: it would make
-    every row shrink a little with every write.
+    A row that no step moves stays as it is, bit for bit (its scale is exactly 1), so that eta = 0 changes nothing. No eps is added to
+    the divisor: it would make every row shrink a little with every write.
     """
     moved = []
     for weight, gradient, rate, norm in zip(weights, gradients, rates, norms, strict=True):
         step = rate[:, None, None] * gradient
         stepped = weight - step
-        scaled = stepped * (norm / stepped.norm(dim=-1, keepdim=True).clamp_min(1e-12))
-        moved.append(torch.where((step == 0).all(dim=-1, keepdim=True), weight, scaled))
+        scale = norm / stepped.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        moved.append(stepped * torch.where(step.any(dim=-1, keepdim=True), scale, 1.0))
     return tuple(moved)
 
 
@@ -102,16 +101,8 @@ def rms(x: Tensor) -> Tensor:
     return torch.nn.functional.rms_norm(x, (x.shape[-1],), eps=1e-6)
 
 
-def _normed(x: Tensor) -> Tensor:
-    return (x - x.mean(-1, keepdim=True)) / _spread(x)
-
-
-def _spread(x: Tensor) -> Tensor:
-    return (x.var(-1, keepdim=True, correction=0) + 1e-5).sqrt()
-
-
-def _gelu_slope(x: Tensor) -> Tensor:
-    """Derivative of the tanh form of gelu."""
-    inner = (2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)
-    curve = inner.tanh()
-    return 0.5 * (1 + curve) + 0.5 * x * (1 - curve**2) * (2 / torch.pi) ** 0.5 * (1 + 3 * 0.044715 * x**2)
+def _normed(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x at mean 0 and variance 1 over its channels, and the spread `[.., 1]` that it was divided by."""
+    centred = x - x.mean(-1, keepdim=True)
+    spread = (centred.square().mean(-1, keepdim=True) + EPS_NORM).sqrt()
+    return centred / spread, spread

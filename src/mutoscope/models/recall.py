@@ -130,8 +130,8 @@ class FastRecall(nn.Module):
     def __init__(self, config: FastWeights, heads: int, head_dim: int) -> None:
         super().__init__()
         self.config, self.heads, self.head_dim, width = config, heads, head_dim, config.hidden * head_dim
-        shapes = [(heads, head_dim, width) if index == 1 else (heads, width, head_dim) for index in range(config.matrices)]
-        self.weights = nn.ParameterList(nn.Parameter(torch.zeros(shape)) for shape in shapes)
+        self.shapes = [(head_dim, width) if index == 1 else (width, head_dim) for index in range(config.matrices)]
+        self.weights = nn.ParameterList(nn.Parameter(torch.zeros(heads, *shape)) for shape in self.shapes)
         self.alpha = nn.Parameter(torch.zeros(heads))
         self.raw_rate = nn.Parameter(torch.zeros(config.matrices * heads))
 
@@ -155,20 +155,26 @@ class FastRecall(nn.Module):
     def write(self, state: Tensor, keys: Tensor, values: Tensor, turn: Tensor) -> Tensor:
         """One gradient step on what the chunk's keys should give."""
         weights, gradient = self._weights(state), states.mlp_gradient if self.config.form == "mlp" else states.swiglu_gradient
-        turned = rotate(states.rms(keys.to(state.dtype)), turn)
+        step = gradient(weights, self._address(keys, turn, state.dtype), values.to(state.dtype).flatten(0, 1))
         norms = tuple(weight.norm(dim=-1, keepdim=True).to(state.dtype) for weight in self.weights)
-        step = gradient(weights, turned, values.to(state.dtype))
-        return torch.cat([part.flatten(2) for part in states.descend(weights, step, self.rates.to(state.dtype), norms)], dim=-1)
+        heads = (-1, self.heads)
+        before, downhill = (tuple(part.unflatten(0, heads) for part in parts) for parts in (weights, step))
+        return torch.cat([part.flatten(2) for part in states.descend(before, downhill, self.rates.to(state.dtype), norms)], dim=-1)
 
     def read(self, state: Tensor, queries: Tensor, turn: Tensor) -> Tensor:
         """What the weights give for the queries."""
-        weights, turned = self._weights(state), rotate(states.rms(queries.to(state.dtype)), turn)
+        weights, turned = self._weights(state), self._address(queries, turn, state.dtype)
         told = turned + states.mlp_read(weights, turned) if self.config.form == "mlp" else states.swiglu_read(weights, turned)
-        return (self.alpha.tanh()[:, None, None].to(state.dtype) * states.rms(told)).to(queries.dtype)
+        return (self.alpha.tanh()[:, None, None].to(state.dtype) * states.rms(told).view(queries.shape)).to(queries.dtype)
+
+    def _address(self, x: Tensor, turn: Tensor, dtype: torch.dtype) -> Tensor:
+        """Keys or queries at length 1 per channel and turned, rows and heads in one dimension: small products run faster so."""
+        return rotate(states.rms(x.to(dtype)), turn).flatten(0, 1)
 
     def _weights(self, state: Tensor) -> tuple[Tensor, ...]:
-        parts = state.split([weight[0].numel() for weight in self.weights], dim=-1)
-        return tuple(part.unflatten(-1, tuple(weight.shape[1:])) for part, weight in zip(parts, self.weights, strict=True))
+        """The matrices in a state, rows and heads in one dimension."""
+        parts = state.reshape(-1, self.config.matrices, *self.shapes[0]).unbind(1)
+        return tuple(part if index != 1 else part.view(-1, *self.shapes[1]) for index, part in enumerate(parts))
 
 
 LearnedRecall = LinearRecall | DeltaRecall | FastRecall

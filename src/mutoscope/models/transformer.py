@@ -119,15 +119,15 @@ class Block(nn.Module):
             self.norm3 = nn.LayerNorm(config.dim, config.eps)
         self.ffn = nn.Sequential(nn.Linear(config.dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, config.dim))
         self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
-        recalls = () if config.recall is None else (recall_layer(config.recall, config.num_heads, config.head_dim),)
-        self.recall = nn.ModuleList(recalls)
+        self.memories = () if config.recall is None else (recall_layer(config.recall, config.num_heads, config.head_dim),)
+        self.recall = nn.ModuleList(self.memories)
 
     def forward(self, x: Tensor, modulation: Tensor, text: Tensor, attend: Attend) -> Tensor:
         """x `[B, F, T, dim]`, modulation `[B, F, 6, dim]`, text `[B, L, dim]` (L = 0: no text)."""
         batch, frames, tokens, dim = x.shape
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.modulation)[:, :, :, None].unbind(2)
         normed = torch.addcmul(shift1, layer_norm(x, (dim,), eps=self.eps), 1 + scale1)
-        attended = self.self_attn.self_attention(normed.flatten(1, 2), self.layer, attend, learned_memories(self.recall))
+        attended = self.self_attn.self_attention(normed.flatten(1, 2), self.layer, attend, self.memories)
         x = torch.addcmul(x, attended.view(batch, frames, tokens, dim), gate1)
         if text.shape[1]:
             flat = x.flatten(1, 2)
