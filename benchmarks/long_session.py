@@ -25,7 +25,8 @@ from mutoscope.core.progress import Progress
 from mutoscope.core.provenance import provenance
 from mutoscope.core.streams import normal, numpy_stream, stream
 from mutoscope.evaluate.bootstrap import statistic_interval
-from mutoscope.memory.policy import STATES, FastWeights, Full, PolicyConfig, SinkWindow, Stateful, Window
+from mutoscope.memory.kinds import STATES, FastWeights
+from mutoscope.memory.policy import Full, PolicyConfig, SinkWindow, Stateful, Window
 from mutoscope.models.checkpoint import Checkpoint
 from mutoscope.recipes import recipe
 from mutoscope.rollout.session import Session, SessionConfig

@@ -11,7 +11,8 @@ from fakes import STATEFUL, model_for, scatter_parameters, tiny_conditions, tiny
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.shapes import TokenGrid
 from mutoscope.core.streams import normal, stream
-from mutoscope.memory.policy import STATES, PolicyConfig, StateConfig, Window, cache_of, state_of
+from mutoscope.memory.kinds import STATES, StateConfig
+from mutoscope.memory.policy import PolicyConfig, Window, cache_of, state_of
 from mutoscope.models.denoise import bidirectional, clip_layout, teacher_forced
 from mutoscope.models.recall import FastRecall, recall_layer
 from mutoscope.models.rope import rotations
