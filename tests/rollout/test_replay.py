@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fakes import ALL_POLICIES, model_for, tiny_conditions, tiny_latents, tiny_model
+from fakes import ALL_POLICIES, STATEFUL, model_for, tiny_conditions, tiny_latents, tiny_model
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.streams import normal, stream
 from mutoscope.memory.ledger import ChunkSources, chunk_lengths, layout
@@ -44,6 +44,7 @@ class ListMemory:
     writes: bool = False
     place: Tensor | None = None
     detached: bool = True
+    taught: bool = False
     blended: set[tuple[int, int]] = field(default_factory=set)
     told: dict[tuple[int, tuple[int, ...]], tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
 
@@ -91,6 +92,8 @@ class ListMemory:
         frames = list(self.chunk.chunk.frames)
         self.blend(layer)
         past = [(self.kept[layer, source.frame], source.position) for source in self.chunk.sources]
+        if self.taught and not self.writes:
+            past = [((key.detach(), value.detach()), position) for (key, value), position in past]
         seen = [*((self.at(key, [position]), value) for (key, value), position in past), (self.at(keys, frames), values)]
         if self.writes:
             pieces = zip(frames, keys.chunk(len(frames), dim=2), values.chunk(len(frames), dim=2), strict=True)
@@ -112,9 +115,12 @@ class ListMemory:
             self.kept[layer, item.heir] = (own, new)
 
 
-def reference(model: VideoTransformer, plan: RolloutPlan, real: Tensor, detached: bool) -> Tensor:
-    """Samples `[B, F, ...]` of a rollout whose exit steps carry gradient, and with them its commits unless `detached`."""
-    conditions, memory, clips = tiny_conditions(FRAMES), ListMemory(model, detached=detached), []
+def reference(model: VideoTransformer, plan: RolloutPlan, real: Tensor, detached: bool, taught: bool = False) -> Tensor:
+    """Samples `[B, F, ...]` of a rollout whose exit steps carry gradient, and with them its commits unless `detached`.
+
+    `taught`: commits carry gradient into what they write into a learned memory, but not into frames that exit steps read.
+    """
+    conditions, memory, clips = tiny_conditions(FRAMES), ListMemory(model, detached=detached, taught=taught), []
     for index, part in enumerate(layout(plan.policy, chunk_lengths(FRAMES, plan.chunk_frames, plan.context))):
         start, length = part.chunk.start, part.chunk.length
         own, memory.chunk, memory.writes = conditions.frames(start, start + length), part, False
@@ -124,7 +130,7 @@ def reference(model: VideoTransformer, plan: RolloutPlan, real: Tensor, detached
         clips.append(clean)
         memory.writes = True
         with torch.set_grad_enabled(not detached):
-            model(clean, torch.zeros(2, length).double(), own, memory)
+            model(clean.detach() if taught else clean, torch.zeros(2, length).double(), own, memory)
     return torch.cat(clips, dim=1)
 
 
@@ -149,6 +155,13 @@ def replayed(model: VideoTransformer, plan: RolloutPlan, rollout: Rollout) -> Te
     """The samples as the replay gives them, with gradient."""
     parts = clip_layout(model, plan.policy, rollout.lengths, "cpu")
     velocity = replay(model, rollout.clean, rollout.noisy, rollout.sigma, tiny_conditions(FRAMES), parts)
+    return x0_from_velocity(rollout.noisy, velocity, rollout.sigma)
+
+
+def replayed_and_taught(model: VideoTransformer, plan: RolloutPlan, rollout: Rollout) -> Tensor:
+    """The same with gradient into what the commits write into a learned memory."""
+    parts, conditions = clip_layout(model, plan.policy, rollout.lengths, "cpu"), tiny_conditions(FRAMES)
+    velocity = replay_since(model, rollout.clean, rollout.noisy, rollout.sigma, conditions, parts, 0, "taught")
     return x0_from_velocity(rollout.noisy, velocity, rollout.sigma)
 
 
@@ -191,6 +204,18 @@ def test_the_replay_broken_twin_whose_context_is_not_detached(policy, chunk):
     samples, attached = replayed(model, plan, rolled_out(model, plan, real)), reference(model, plan, real, detached=False)
     assert torch.allclose(samples, attached, atol=1e-9)
     assert relative(gradients(model, samples), gradients(model, attached)) > 0.01
+
+
+@pytest.mark.parametrize("policy", [*STATEFUL, "sink"])
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_a_replay_that_teaches_the_writes_is_autograd_through_them_alone(policy, chunk):
+    model, plan, real = model_for(ALL_POLICIES[policy]), plan_of(policy, chunk, "middle"), tiny_latents(FRAMES, seed=3)
+    rollout = rolled_out(model, plan, real)
+    samples, expected = replayed_and_taught(model, plan, rollout), reference(model, plan, real, detached=False, taught=True)
+    found, frozen = gradients(model, samples), gradients(model, replayed(model, plan, rollout))
+    assert torch.allclose(samples, expected, atol=1e-9)
+    assert relative(found, gradients(model, expected)) < 1e-9
+    assert (relative(found, frozen) > 1e-4) == (policy in STATEFUL), "frozen writes would show, and without a memory there are none"
 
 
 def test_the_replay_broken_twin_under_another_policy():

@@ -6,6 +6,7 @@ from typing import Literal
 from mutoscope.core.errors import ConfigError
 
 WrittenAt = Literal["eviction", "commit"]
+MemoryWrites = Literal["frozen", "taught"]
 
 
 @dataclass(frozen=True)

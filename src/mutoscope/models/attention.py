@@ -184,10 +184,10 @@ class Context:
     layers: list[tuple[Tensor, Tensor, Tensor]]
     states: list[dict[int, Tensor]] = field(default_factory=list)
 
-    def detach(self) -> "Context":
-        """Without gradient."""
+    def without_frames(self) -> "Context":
+        """Keys and values without gradient; what was written into states keeps it."""
         layers = [(original.detach(), rotated.detach(), values.detach()) for original, rotated, values in self.layers]
-        return Context(layers, [{start: state.detach() for start, state in states.items()} for states in self.states])
+        return Context(layers, self.states)
 
 
 class CleanHalf:

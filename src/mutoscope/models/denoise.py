@@ -6,6 +6,7 @@ Streaming, frame by frame with memory, is rollout.executor.
 import torch
 from torch import Tensor
 
+from mutoscope.memory.kinds import MemoryWrites
 from mutoscope.memory.ledger import layout
 from mutoscope.memory.policy import Policy
 from mutoscope.models.attention import CleanHalf, ClipLayout, Context, NoisyHalf, WholeClip
@@ -68,10 +69,20 @@ def replay(model: VideoTransformer, clean: Tensor, noisy: Tensor, sigma: Tensor,
 
 
 def replay_since(
-    model: VideoTransformer, clean: Tensor, noisy: Tensor, sigma: Tensor, conditions: Conditions, clip: ClipLayout, frame: int
+    model: VideoTransformer,
+    clean: Tensor,
+    noisy: Tensor,
+    sigma: Tensor,
+    conditions: Conditions,
+    clip: ClipLayout,
+    frame: int,
+    writes: MemoryWrites = "frozen",
 ) -> Tensor:
-    """The end of `replay`, from the chunk on that begins at `frame`: exact too, for these chunks are given the whole past."""
-    with torch.no_grad():
-        context = encode_context(model, clean, conditions, clip)
+    """The end of `replay`, from the chunk on that begins at `frame`: exact too, for these chunks are given the whole past.
+
+    With `writes` "taught", gradient also flows through what the commit passes wrote into a learned memory; frames stay detached.
+    """
+    with torch.set_grad_enabled(torch.is_grad_enabled() and writes == "taught"):
+        context = encode_context(model, clean, conditions, clip).without_frames()
     own = conditions.frames(frame, clean.shape[1])
     return denoise_given_context(model, noisy[:, frame:], sigma[:, frame:], own, clip.since(frame), context)

@@ -289,7 +289,8 @@ def memory_modules(run: RunConfig, stage: StageConfig) -> tuple[str, ...]:
     recall = recall_of(run, stage)
     if recall is None:
         return ()
-    taught = "writing frozen (matching reads what the detached past wrote)" if isinstance(stage, MatchingStage) else "writing taught"
+    frozen = isinstance(stage, MatchingStage) and stage.memory_writes == "frozen"
+    taught = "writing frozen (matching reads what the detached past wrote)" if frozen else "writing taught"
     return (f"{state_name(recall)}: {taught}",)
 
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 from mutoscope.core.errors import CapacityError, ConfigError
 from mutoscope.core.shapes import rope_split
+from mutoscope.memory.kinds import MemoryWrites
 from mutoscope.memory.ledger import chunk_lengths, layout
 from mutoscope.memory.policy import PolicyConfig
 
@@ -138,7 +139,8 @@ class ConsistencyStage:
 class MatchingStage:
     """Distribution matching on the student's own rollouts; critic every update, student every `student_every`-th.
 
-    A rollout may be up to `frames_beyond_clip` frames longer than a clip; its last `clip_frames` are scored.
+    A rollout may be up to `frames_beyond_clip` frames longer than a clip; its last `clip_frames` are scored. `memory_writes`: whether
+    gradient reaches what the commit passes write into a learned memory; the cached frames are detached in either case.
     """
 
     name: str
@@ -153,6 +155,7 @@ class MatchingStage:
     average_from: int = 50
     max_context: int = 4
     frames_beyond_clip: int = 0
+    memory_writes: MemoryWrites = "frozen"
 
     def __post_init__(self) -> None:
         _at_least(1, self, "student_steps", "first_chunk_steps", "student_every", "max_context")

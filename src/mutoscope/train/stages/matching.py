@@ -98,7 +98,9 @@ class MatchingRun:
         """The window `[B, F, C, H, W]` with its gradient, from one teacher-forced replay of its whole chunks."""
         student, first = self.learners["model"].module, window.first
         clip = clip_layout(student, self.run.memory, rollout.lengths, batch.clean.device)
-        velocity = replay_since(student, rollout.clean, rollout.noisy, rollout.sigma, batch.conditions, clip, first)
+        velocity = replay_since(
+            student, rollout.clean, rollout.noisy, rollout.sigma, batch.conditions, clip, first, self.config.memory_writes
+        )
         sample = x0_from_velocity(rollout.noisy[:, first:], velocity, rollout.sigma[:, first:])
         return torch.cat([rollout.clean[:, window.start : first], sample], dim=1)
 
