@@ -22,7 +22,7 @@ def test_the_grid_has_every_memory_and_its_seeds():
     assert (
         set(counts) == set(MEMORIES) and counts["full"] == counts["fast-weights"] == 5 and counts["window"] == counts["window+linear"] == 3
     )
-    assert len(set(grid())) == len(grid()) == 29
+    assert len(set(grid())) == len(grid()) == 35
     assert [piece.seed for piece in grid()] == sorted(piece.seed for piece in grid())
 
 
@@ -43,7 +43,7 @@ def test_the_hash_names_memory_seed_recipe_and_questions():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    for memory in ("sink+window", "window+fast-weights"):
+    for memory in ("sink+window", "window+fast-weights", "window+fast-weights, taught"):
         run_piece(ring_smoke, Piece(memory, 1), SMALL, folder / "runs", folder / "results", Workers(0, 1, torch.device("cpu")))
     return folder
 
@@ -66,6 +66,14 @@ def test_pieces_of_a_seed_share_codec_and_teacher_and_differ_in_memory(finished)
     assert manifests["window+fast-weights"].model.recall == state_of(manifests["window+fast-weights"].memory)
     assert "writing frozen" in manifests["window+fast-weights"].memory_modules[0]
     assert read_manifest(runs / "window+fast-weights" / "bidirectional" / "checkpoint").model.recall is None
+
+
+def test_taught_writes_share_all_but_matching_and_say_so(finished):
+    runs = finished / "runs" / "seed-1"
+    own, base = runs / "window+fast-weights-taught-seed1", runs / "window+fast-weights"
+    assert (own / "consistency").resolve() == (base / "consistency").resolve() and not (own / "matching-2").is_symlink()
+    assert read_manifest(own / "matching-2" / "checkpoint").memory_modules == ("fast-swiglu: writing taught",)
+    assert (finished / "results" / "window+fast-weights-taught-seed1.json").is_file()
 
 
 def test_a_finished_piece_is_known_by_its_hash(finished):

@@ -47,19 +47,18 @@ def run(options: Options) -> int:
     """Train and score pieces, then write the report."""
     from mutoscope.core.errors import choose
     from mutoscope.recipes.ring import ring_with
-    from mutoscope.studies.depth_memory import MEMORIES, StudyConfig, grid, is_done, run_piece
+    from mutoscope.studies.depth_memory import MEMORIES, TAUGHT, StudyConfig, grid, is_done, run_piece
     from mutoscope.studies.depth_report import write_report
     from mutoscope.train.loop import Interrupted
     from mutoscope.train.parallel import start_workers
 
     config = StudyConfig()
+    names = (*MEMORIES, *TAUGHT)
     for name in options.memories:
-        choose(MEMORIES, name, "memory of this study")
+        choose(dict.fromkeys(names), name, "memory of this study")
     if not options.report:
         wanted = [
-            piece
-            for piece in grid()
-            if piece.memory in (options.memories or MEMORIES) and (not options.seeds or piece.seed in options.seeds)
+            piece for piece in grid() if piece.memory in (options.memories or names) and (not options.seeds or piece.seed in options.seeds)
         ]
         missing = [piece for piece in wanted if not is_done(options.results, ring_with, piece, config)]
         workers = start_workers(options.device)

@@ -27,7 +27,7 @@ from mutoscope.models.checkpoint import Checkpoint, load_checkpoint
 from mutoscope.rollout.generate import generate
 from mutoscope.rollout.session import Session, SessionConfig, default_config, with_steps
 from mutoscope.train.chain import Chain, open_chain, train_chain
-from mutoscope.train.config import RunConfig
+from mutoscope.train.config import MatchingStage, RunConfig
 from mutoscope.train.parallel import Workers
 
 WINDOW, SINKS = 8, 2
@@ -40,10 +40,12 @@ MEMORIES: dict[str, Callable[[int], PolicyConfig]] = {
     "window+linear": lambda frames: Stateful(Window(WINDOW), LinearState()),
     "window+gated-delta": lambda frames: Stateful(Window(WINDOW), GatedDelta()),
 }
+# Matching that lets gradient into the writes, on top of the same teacher and consistency student.
+TAUGHT = {"window+fast-weights, taught": "window+fast-weights", "window+linear, taught": "window+linear"}
 SEEDS = {"sink+window": 5, "window+fast-weights": 5, "fast-weights": 5, "full": 5}
 FEW_SEEDS = 3
 TEACHER_STEPS = 16
-SHARED = ("codec", "bidirectional", "latents")
+OF_SEED, OF_MEMORY = ("codec", "bidirectional"), ("autoregressive", "consistency")
 TIMED_FRAMES, WARM_UP = 40, 8
 
 
@@ -59,7 +61,7 @@ class StudyConfig:
 
 @dataclass(frozen=True)
 class Piece:
-    """A memory by its name, and a seed."""
+    """A memory by its name (of MEMORIES or TAUGHT), and a seed."""
 
     memory: str
     seed: int
@@ -67,7 +69,17 @@ class Piece:
     @property
     def name(self) -> str:
         """File name without ending."""
-        return f"{self.memory}-seed{self.seed}"
+        return f"{self.memory.replace(', ', '-')}-seed{self.seed}"
+
+    @property
+    def taught(self) -> bool:
+        """Whether matching teaches the memory's writes."""
+        return self.memory in TAUGHT
+
+    @property
+    def base(self) -> "Piece":
+        """The piece whose teacher and consistency student this one shares: itself, unless its writes are taught."""
+        return Piece(TAUGHT.get(self.memory, self.memory), self.seed)
 
 
 MakeRun = Callable[[PolicyConfig, int], RunConfig]
@@ -76,13 +88,18 @@ MakeRun = Callable[[PolicyConfig, int], RunConfig]
 def grid() -> tuple[Piece, ...]:
     """All pieces, seed by seed, so that an unfinished grid is balanced."""
     most = max(SEEDS.values())
-    return tuple(Piece(name, seed) for seed in range(most) for name in MEMORIES if seed < SEEDS.get(name, FEW_SEEDS))
+    names = (*MEMORIES, *TAUGHT)
+    return tuple(Piece(name, seed) for seed in range(most) for name in names if seed < SEEDS.get(name, FEW_SEEDS))
 
 
 def piece_run(make_run: MakeRun, piece: Piece) -> RunConfig:
     """The run of a piece; a full memory holds the clip."""
     frames = make_run(Window(WINDOW), piece.seed).clip_frames
-    return make_run(MEMORIES[piece.memory](frames), piece.seed)
+    run = make_run(MEMORIES[piece.base.memory](frames), piece.seed)
+    if not piece.taught:
+        return run
+    stages = (replace(stage, memory_writes="taught") if isinstance(stage, MatchingStage) else stage for stage in run.stages)
+    return replace(run, stages=tuple(stages))
 
 
 def piece_hash(make_run: MakeRun, piece: Piece, config: StudyConfig) -> str:
@@ -100,14 +117,14 @@ def run_piece(make_run: MakeRun, piece: Piece, config: StudyConfig, folder: Path
     """Train what is missing of a piece and write its figures. Ctrl-C saves; the next call goes on."""
     began = time.monotonic()
     data = record_data(make_run(Window(WINDOW), 0), folder / "data")
-    base = folder / f"seed-{piece.seed}" / "base"
-    train_chain(open_chain(make_run(Window(WINDOW), piece.seed), base, *data, workers), SHARED[:2], _say)
-    own = folder / f"seed-{piece.seed}" / piece.memory
-    own.mkdir(parents=True, exist_ok=True)
-    for name in SHARED:
-        if not (own / name).is_symlink():
-            (own / name).symlink_to(os.path.relpath(base / name, own))
-    chain = open_chain(piece_run(make_run, piece), own, *data, workers)
+    seed = folder / f"seed-{piece.seed}"
+    train_chain(open_chain(make_run(Window(WINDOW), piece.seed), seed / "base", *data, workers), OF_SEED, _say)
+    share(seed / "base", seed / piece.base.memory, (*OF_SEED, "latents"))
+    chain = open_chain(piece_run(make_run, piece.base), seed / piece.base.memory, *data, workers)
+    if piece.taught:
+        train_chain(chain, OF_MEMORY, _say)
+        share(seed / piece.base.memory, seed / piece.name, (*OF_SEED, "latents", *OF_MEMORY))
+        chain = open_chain(piece_run(make_run, piece), seed / piece.name, *data, workers)
     train_chain(chain, (), _say)
     if workers.leads:
         figures = score_piece(chain, config)
@@ -116,6 +133,14 @@ def run_piece(make_run: MakeRun, piece: Piece, config: StudyConfig, folder: Path
         write_json(
             results / f"{piece.name}.json", {**head, "policy": policy, "recipe_hash": piece_hash(make_run, piece, config), **figures}
         )
+
+
+def share(source: Path, target: Path, names: tuple[str, ...]) -> None:
+    """Let a run folder use what another one has."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if not (target / name).is_symlink():
+            (target / name).symlink_to(os.path.relpath(source / name, target))
 
 
 def record_data(run: RunConfig, folder: Path) -> tuple[Path, Path]:

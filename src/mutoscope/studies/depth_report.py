@@ -8,12 +8,13 @@ import numpy as np
 from mutoscope.core.errors import DataError, optional_import
 from mutoscope.core.files import read_json, write_atomically, write_bytes, write_json
 from mutoscope.core.provenance import provenance
-from mutoscope.studies.depth_memory import MEMORIES
+from mutoscope.studies.depth_memory import MEMORIES, TAUGHT
 from mutoscope.studies.effects import Effect, effect, paired_effect
 
 DEPTHS = ("teacher", "consistency", "4", "2", "1")
 NAMES = {"teacher": "teacher, 16 steps", "consistency": "consistency, 4 steps", "4": "4 steps", "2": "2 steps", "1": "1 step"}
 BASELINE = "sink+window"
+ROWS = (*MEMORIES, *TAUGHT)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def recall_table(pieces: Pieces) -> str:
     """Landmarks right on return: a line per memory and depth, a column per distance."""
     heads = [f"k = {away}{'' if pieces.within_clip[away] else ' (x)'}" for away in pieces.distances]
     lines = [f"| memory | depth | {' | '.join(heads)} | seeds |", "| --- | --- |" + " --- |" * (len(heads) + 1)]
-    for memory in MEMORIES:
+    for memory in ROWS:
         for depth in DEPTHS:
             cells = [_cell(pieces.seeds(memory, depth, away)) for away in pieces.distances]
             count = len(pieces.seeds(memory, depth, pieces.distances[0]))
@@ -89,7 +90,7 @@ def mean_recall(pieces: Pieces, memory: str, depth: str) -> dict[int, float]:
 def comparisons(pieces: Pieces) -> dict[str, dict[str, Effect]]:
     """Per memory and depth, paired by seed: "gain" over sink + window, and "cost", its loss from the teacher beyond sink + window's."""
     found: dict[str, dict[str, Effect]] = {}
-    for memory in MEMORIES:
+    for memory in ROWS:
         if memory == BASELINE:
             continue
         for depth in DEPTHS:
@@ -131,7 +132,7 @@ def cost_table(pieces: Pieces) -> str:
     """Beside recall: does the world still move, what is kept in view, bytes, and time."""
     lines = ["| memory | depth | in view | moved | KiB | ms per frame |", "| --- | --- | --- | --- | --- | --- |"]
     longest = max(pieces.beyond)
-    for memory in MEMORIES:
+    for memory in ROWS:
         for depth in DEPTHS:
             rows = [pieces.seeds(memory, depth, longest, name) for name in ("in_view", "moved", "bytes")]
             if rows[0]:
@@ -147,7 +148,7 @@ def draw(pieces: Pieces, output: Path) -> None:
     figure = figures.Figure(figsize=(3.1 * len(DEPTHS), 3.6), layout="constrained")
     panels = figure.subplots(1, len(DEPTHS), sharey=True)
     for panel, depth in zip(panels, DEPTHS, strict=True):
-        for memory in MEMORIES:
+        for memory in ROWS:
             means = [(away, pieces.seeds(memory, depth, away)) for away in pieces.distances]
             points = [(away, float(np.mean(list(seeds.values())))) for away, seeds in means if seeds]
             if points:
