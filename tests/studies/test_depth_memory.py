@@ -19,8 +19,10 @@ SMALL = StudyConfig(lead=4, away=(8,), episodes=2)
 
 def test_the_grid_has_every_memory_and_its_seeds():
     counts = Counter(piece.memory for piece in grid())
+    assert set(counts) == {*MEMORIES, *TAUGHT}
     assert (
-        set(counts) == set(MEMORIES) and counts["full"] == counts["fast-weights"] == 5 and counts["window"] == counts["window+linear"] == 3
+        counts["full"] == counts["fast-weights"] == 5
+        and counts["window"] == counts["window+linear"] == counts["window+linear, taught"] == 3
     )
     assert len(set(grid())) == len(grid()) == 35
     assert [piece.seed for piece in grid()] == sorted(piece.seed for piece in grid())
