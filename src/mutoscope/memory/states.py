@@ -7,7 +7,7 @@ address). Writes are made for autograd too: in training, gradient flows through 
 
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu, silu
+from torch.nn.functional import gelu, layer_norm, silu
 
 EPS_LINEAR = 1e-6
 FLOOR_DELTA = 0.05
@@ -47,7 +47,8 @@ def delta_read(matrix: Tensor, total: Tensor, queries: Tensor, turned: Tensor) -
 def mlp_read(weights: tuple[Tensor, ...], inputs: Tensor) -> Tensor:
     """f(x) = LN(W2 gelu(W1 x)); what is recalled is x + f(x). weights `[B, head, hidden, D]`, `[B, head, D, hidden]`."""
     first, second = weights
-    return _normed(gelu(inputs @ first.transpose(-1, -2), approximate="tanh") @ second.transpose(-1, -2))[0]
+    raw = gelu(inputs @ first.transpose(-1, -2), approximate="tanh") @ second.transpose(-1, -2)
+    return layer_norm(raw, (raw.shape[-1],), eps=EPS_NORM)
 
 
 def mlp_gradient(weights: tuple[Tensor, ...], keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
