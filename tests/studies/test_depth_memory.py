@@ -10,7 +10,7 @@ from mutoscope.core.files import read_json, write_json
 from mutoscope.memory.policy import Full, state_of
 from mutoscope.models.checkpoint import read_manifest
 from mutoscope.recipes.ring import ring_smoke, ring_with
-from mutoscope.studies.depth_memory import MEMORIES, Piece, StudyConfig, grid, is_done, piece_hash, piece_run, run_piece
+from mutoscope.studies.depth_memory import MEMORIES, TAUGHT, Piece, StudyConfig, grid, is_done, piece_hash, piece_run, run_piece
 from mutoscope.studies.depth_report import comparisons, mean_recall, read_pieces, write_report
 from mutoscope.train.parallel import Workers
 

@@ -16,7 +16,7 @@ from mutoscope.memory import states
 from mutoscope.memory.kinds import FastWeights, GatedDelta, LinearState, StateConfig, WrittenAt
 from mutoscope.models.rope import rotate
 
-FIRST_RATE = 1.0
+FIRST_RATE = 0.2  # at 1, a step is as large as a row, and two runs that differ in their last bits part within 2,000 writes
 FIRST_KEEP = 4.0  # sigmoid(4) = 0.982
 
 

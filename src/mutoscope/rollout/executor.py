@@ -3,12 +3,14 @@
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from mutoscope.core.errors import ConfigError
+from mutoscope.core.shapes import TokenGrid
 from mutoscope.memory.ledger import ChunkPlan
 from mutoscope.memory.store import MemoryStore
 from mutoscope.models.attention import Turns
@@ -120,15 +122,21 @@ class Executor:
 
     def _segment(self, item: Pass, batch: slice) -> Segment:
         config, device = self.model.config, item.latents.device
-        positions = torch.tensor(list(item.plan.positions), device=device)
         slots = item.plan.read_slots
         highest = max(slots) + 1
         biases = {source.slot: source.bias for source in item.plan.sources if source.bias}
         hidden = None if len(slots) == highest else slot_mask(slots, highest, config.grid.tokens, device)
         if biases:
             hidden = slot_biases(slots, biases, highest, config.grid.tokens).to(item.latents)
-        turns = Turns(*(rotations(at, config.grid, config.head_dim, item.latents.dtype) for at in (positions, positions * 0)))
+        turns = chunk_turns(item.plan.position, item.plan.chunk.length, config.grid, config.head_dim, item.latents.dtype, device)
         return Segment(batch, item, turns, highest * config.grid.tokens, hidden)
+
+
+@lru_cache(maxsize=32)
+def chunk_turns(position: int, length: int, grid: TokenGrid, head_dim: int, dtype: torch.dtype, device: torch.device) -> Turns:
+    """How the tokens of a chunk's frames are turned; the passes of a chunk share one, and nobody writes into it."""
+    positions = torch.arange(position, position + length, device=device)
+    return Turns(rotations(positions, grid, head_dim, dtype), rotations(positions * 0, grid, head_dim, dtype))
 
 
 def slot_mask(slots: tuple[int, ...], highest: int, tokens: int, device: torch.device) -> Tensor:

@@ -45,6 +45,7 @@ TAUGHT = {"window+fast-weights, taught": "window+fast-weights", "window+linear, 
 SEEDS = {"sink+window": 5, "window+fast-weights": 5, "fast-weights": 5, "full": 5}
 FEW_SEEDS = 3
 TEACHER_STEPS = 16
+CODE_VERSION = 1  # raise it when the code changes what a piece would find: pieces of another version are run again
 OF_SEED, OF_MEMORY = ("codec", "bidirectional"), ("autoregressive", "consistency")
 TIMED_FRAMES, WARM_UP = 40, 8
 
@@ -104,7 +105,7 @@ def piece_run(make_run: MakeRun, piece: Piece) -> RunConfig:
 
 def piece_hash(make_run: MakeRun, piece: Piece, config: StudyConfig) -> str:
     """Names everything that a piece's figures depend on."""
-    return config_hash((piece_run(make_run, piece), config, TEACHER_STEPS))
+    return config_hash((piece_run(make_run, piece), config, TEACHER_STEPS, CODE_VERSION))
 
 
 def is_done(results: Path, make_run: MakeRun, piece: Piece, config: StudyConfig) -> bool:
