@@ -279,7 +279,7 @@ def test_play_begins_with_the_memory_that_was_asked_for(untrained, tmp_path):
 def test_a_wrong_memory_is_said_before_a_port_is_opened(monkeypatch, capsys):
     monkeypatch.setattr(app, "serve", lambda *arguments, **options: pytest.fail("a port would have been opened"))
     assert cli.main(["play", "--memory", "ring"]) == cli.MISTAKE
-    assert "known: full, sink, window" in capsys.readouterr().err
+    assert "known: deep-sink, ema-sink, full, recency, rolling, sink, window" in capsys.readouterr().err
 
 
 def test_the_real_world_stands_beside_a_learned_one_that_equals_it(untrained, tmp_path):
