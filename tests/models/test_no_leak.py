@@ -27,7 +27,7 @@ def run_null_guidance(model: VideoTransformer, policy: Policy, lengths: tuple[in
 
 def run_two_halves(model: VideoTransformer, policy: Policy, lengths: tuple[int, ...], clip: Clip) -> Tensor:
     parts = clip_layout(model, policy, lengths, "cpu")
-    context = encode_context(model, clip.clean, clip.conditions, parts).detach()
+    context = encode_context(model, clip.clean, clip.conditions, parts).without_frames()
     return denoise_given_context(model, clip.noisy, clip.sigma, clip.conditions, parts, context)
 
 
