@@ -5,9 +5,10 @@ from collections import Counter
 import pytest
 import torch
 
+from mutoscope.commands.recording import record_recipe
 from mutoscope.core.errors import DataError
 from mutoscope.core.files import read_json, write_json
-from mutoscope.memory.policy import Full, state_of
+from mutoscope.memory.policy import Full, Window, state_of
 from mutoscope.models.checkpoint import read_manifest
 from mutoscope.recipes.ring import ring_smoke, ring_with
 from mutoscope.studies.depth_memory import MEMORIES, TAUGHT, Piece, StudyConfig, grid, is_done, piece_hash, piece_run, run_piece
@@ -45,8 +46,9 @@ def test_the_hash_names_memory_seed_recipe_and_questions():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
+    data = record_recipe(ring_smoke(Window(4)).data, folder / "data")
     for memory in ("sink+window", "window+fast-weights", "window+fast-weights, taught"):
-        run_piece(ring_smoke, Piece(memory, 1), SMALL, folder / "runs", folder / "results", Workers(0, 1, torch.device("cpu")))
+        run_piece(ring_smoke, Piece(memory, 1), SMALL, data, folder / "runs", folder / "results", Workers(0, 1, torch.device("cpu")))
     return folder
 
 

@@ -45,8 +45,9 @@ class Options:
 
 def run(options: Options) -> int:
     """Train and score pieces, then write the report."""
+    from mutoscope.commands.recording import record_recipe
     from mutoscope.core.errors import choose
-    from mutoscope.recipes.ring import ring_with
+    from mutoscope.recipes.ring import ring, ring_with
     from mutoscope.studies.depth_memory import MEMORIES, TAUGHT, StudyConfig, grid, is_done, run_piece
     from mutoscope.studies.depth_report import write_report
     from mutoscope.train.loop import Interrupted
@@ -63,10 +64,12 @@ def run(options: Options) -> int:
         missing = [piece for piece in wanted if not is_done(options.results, ring_with, piece, config)]
         workers = start_workers(options.device)
         print(f"{len(wanted) - len(missing)} of {len(wanted)} pieces are done", flush=True)
-        for number, piece in enumerate(missing[: options.pieces or None]):
-            print(f"piece {number + 1} of {len(missing[: options.pieces or None])}: {piece.name}", flush=True)
+        todo = missing[: options.pieces or None]
+        data = record_recipe(ring().data, options.output / "data")
+        for number, piece in enumerate(todo):
+            print(f"piece {number + 1} of {len(todo)}: {piece.name}", flush=True)
             try:
-                run_piece(ring_with, piece, config, options.output, options.results, workers)
+                run_piece(ring_with, piece, config, data, options.output, options.results, workers)
             except Interrupted as stopped:
                 print(f"mutoscope study: {stopped}", file=sys.stderr)
                 return INTERRUPTED

@@ -311,7 +311,7 @@ def state_of(policy: "PolicyConfig") -> StateConfig | None:
     return policy.state if isinstance(policy, Stateful) else None
 
 
-def cache_of(policy: "PolicyConfig") -> CacheConfig:
+def cache_of(policy: Policy) -> Policy:
     """The part of a policy that keeps frames."""
     return policy.cache if isinstance(policy, Stateful) else policy
 
@@ -323,13 +323,12 @@ def blends_of(policy: Policy, evicted: tuple[int, ...]) -> tuple[Blend, ...]:
 
 def chunk_position(policy: Policy, chunk: Chunk, sources: tuple[Source, ...]) -> int:
     """The temporal position of a chunk's first frame: its index, but for policies that number the places in the cache."""
-    cache = policy.cache if isinstance(policy, Stateful) else policy
-    return len(sources) if isinstance(cache, RollingWindow) else chunk.start
+    return len(sources) if isinstance(cache_of(policy), RollingWindow) else chunk.start
 
 
 def moving_slots(policy: Policy, slots: int) -> int:
     """Leading slots whose frames may change position or content, and so keep their unrotated keys."""
-    match policy.cache if isinstance(policy, Stateful) else policy:
+    match cache_of(policy):
         case SinkWindow(sink=sink):
             return sink
         case DeepSink(parts=parts):

@@ -17,15 +17,14 @@ from mutoscope.core.config import config_hash, to_plain
 from mutoscope.core.files import read_json, write_json
 from mutoscope.core.progress import Progress
 from mutoscope.core.provenance import provenance
-from mutoscope.data.recorder import RecordOptions, record
 from mutoscope.data.worlds import make_world
 from mutoscope.data.worlds.tiles import classify_tiles
 from mutoscope.evaluate.recall import RecallClips, RecallTask, copy_sink, landmark_chance, play_truth, score, within_memory
 from mutoscope.memory.kinds import FastWeights, GatedDelta, LinearState
 from mutoscope.memory.policy import Full, PolicyConfig, SinkWindow, Stateful, Window
 from mutoscope.models.checkpoint import Checkpoint, load_checkpoint
-from mutoscope.rollout.generate import generate
 from mutoscope.rollout.session import Session, SessionConfig, default_config, with_steps
+from mutoscope.studies.recall import dream
 from mutoscope.train.chain import Chain, open_chain, train_chain
 from mutoscope.train.config import MatchingStage, RunConfig
 from mutoscope.train.parallel import Workers
@@ -114,10 +113,11 @@ def is_done(results: Path, make_run: MakeRun, piece: Piece, config: StudyConfig)
     return file.is_file() and read_json(file)["recipe_hash"] == piece_hash(make_run, piece, config)
 
 
-def run_piece(make_run: MakeRun, piece: Piece, config: StudyConfig, folder: Path, results: Path, workers: Workers) -> None:
-    """Train what is missing of a piece and write its figures. Ctrl-C saves; the next call goes on."""
+def run_piece(
+    make_run: MakeRun, piece: Piece, config: StudyConfig, data: tuple[Path, Path], folder: Path, results: Path, workers: Workers
+) -> None:
+    """Train what is missing of a piece on `data` (training, held-out) and write its figures. Ctrl-C saves; the next call goes on."""
     began = time.monotonic()
-    data = record_data(make_run(Window(WINDOW), 0), folder / "data")
     seed = folder / f"seed-{piece.seed}"
     train_chain(open_chain(make_run(Window(WINDOW), piece.seed), seed / "base", *data, workers), OF_SEED, _say)
     share(seed / "base", seed / piece.base.memory, (*OF_SEED, "latents"))
@@ -142,24 +142,6 @@ def share(source: Path, target: Path, names: tuple[str, ...]) -> None:
     for name in names:
         if not (target / name).is_symlink():
             (target / name).symlink_to(os.path.relpath(source / name, target))
-
-
-def record_data(run: RunConfig, folder: Path) -> tuple[Path, Path]:
-    """Training and held-out episodes of the study's world, the same for all pieces."""
-    data, paths = run.data, (folder / "train", folder / "held-out")
-    for path, episodes, seed in ((paths[0], data.episodes, data.seed), (paths[1], data.held_out_episodes, data.seed + 1)):
-        options = RecordOptions(
-            world=data.world,
-            episodes=episodes,
-            frames_per_episode=data.frames_per_episode,
-            height=data.height,
-            width=data.width,
-            frame_skip=data.frame_skip,
-            seed=seed,
-            policy=data.policy,
-        )
-        record(lambda: make_world(data.world, height=data.height, width=data.width, frame_skip=data.frame_skip), path, options)
-    return paths
 
 
 def score_piece(chain: Chain, config: StudyConfig) -> dict:
@@ -189,15 +171,7 @@ def score_depth(depth: str, checkpoint: Checkpoint, steps: int, truth: RecallCli
     """One depth at one distance: recall on return, and whether the world still moves and keeps what is in view."""
     context, length = truth.context, truth.frames.shape[1]
     config = session_config(checkpoint, steps, length)
-    made = generate(
-        checkpoint,
-        config,
-        frames=truth.frames[:, :context],
-        context_actions=truth.actions[:, :context],
-        known=np.broadcast_to(np.arange(context) > 0, truth.frames.shape[:1] + (context,)),
-        actions=truth.actions[:, context:],
-        progress=bar.advance,
-    )
+    made = dream(checkpoint, config, truth, bar.advance)
     scores = score(made, truth)
     in_view = (classify_tiles(made[:, 0]) == truth.tiles[:, context])[:, :, :-1].mean(axis=(1, 2))
     model = checkpoint.model.config

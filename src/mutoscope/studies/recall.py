@@ -7,6 +7,7 @@ Every line is a checkpoint under a memory policy, beside chance and a memory tha
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -40,20 +41,25 @@ class RecallRow:
     within_clip: bool
 
 
+def dream(checkpoint: Checkpoint, config: SessionConfig, truth: RecallClips, progress: Callable[[int], None]) -> np.ndarray:
+    """What a checkpoint shows after the real landmarks, under the true actions: uint8 `[episode, T - context, H, W, 3]`."""
+    context = truth.context
+    return generate(
+        checkpoint,
+        config,
+        frames=truth.frames[:, :context],
+        context_actions=truth.actions[:, :context],
+        known=np.broadcast_to(np.arange(context) > 0, truth.frames.shape[:1] + (context,)),
+        actions=truth.actions[:, context:],
+        progress=progress,
+    )
+
+
 def recall_rows(label: str, checkpoint: Checkpoint, config: SessionConfig, clips: list[RecallClips], bar: Progress) -> list[RecallRow]:
     """A checkpoint at every distance."""
     rows = []
     for truth in clips:
-        context = truth.context
-        made = generate(
-            checkpoint,
-            config,
-            frames=truth.frames[:, :context],
-            context_actions=truth.actions[:, :context],
-            known=np.broadcast_to(np.arange(context) > 0, truth.frames.shape[:1] + (context,)),
-            actions=truth.actions[:, context:],
-            progress=bar.advance,
-        )
+        made = dream(checkpoint, config, truth, bar.advance)
         inside = within_memory(config.policy, truth, checkpoint.manifest.chunk_frames)
         rows.append(_row(label, truth, score(made, truth), inside, truth.frames.shape[1] <= checkpoint.manifest.clip_frames))
     return rows
