@@ -103,7 +103,8 @@ def look(session: Session) -> dict:
         return point
     query = normal((1, store.spec.heads, store.spec.tokens, store.spec.head_dim), stream(0, "long session query"))
     turn = torch.ones(store.spec.tokens, store.spec.head_dim // 2, dtype=torch.complex64)
-    read = model.memories[0].read(store.states[0], query, turn)
+    memory = model.memories[0]
+    read = memory.read(store.states[0], memory.address(query, turn))
     finite = bool(store.states.isfinite().all() and read.isfinite().all())
     norms = {"state_norm": float(store.states.norm()), "written_norm": float((store.states - store.start[:, None]).norm())}
     return {**point, **norms, "read_rms": float(read.square().mean().sqrt()), "finite": finite}

@@ -59,16 +59,17 @@ def test_one_token_at_a_time_is_the_published_delta_rule():
 
 def shapes(form: str) -> list[tuple[int, ...]]:
     """Weight shapes of a form."""
-    first, second = (1, 3, HIDDEN, DIM), (1, 3, DIM, HIDDEN)
-    return [first, second] if form == "mlp" else [first, second, first]
+    inner = HIDDEN if form == "mlp" else 2 * HIDDEN
+    return [(1, 3, inner, DIM), (1, 3, DIM, HIDDEN)]
 
 
-def fast(form: str) -> tuple[Tensor, ...]:
+def fast(form: str) -> states.FastParts:
     """Random fast weights of two rows."""
-    return tuple(draws(*shape, seed=10 + index).expand(2, -1, -1, -1).clone() for index, shape in enumerate(shapes(form)))
+    inward, outward = (draws(*shape, seed=10 + index).expand(2, -1, -1, -1).clone() for index, shape in enumerate(shapes(form)))
+    return inward, outward
 
 
-def inner_loss(form: str, weights: tuple[Tensor, ...], keys: Tensor, values: Tensor) -> Tensor:
+def inner_loss(form: str, weights: states.FastParts, keys: Tensor, values: Tensor) -> Tensor:
     """The loss whose gradient a write follows, summed over rows and heads."""
     if form == "swiglu":
         return -(states.swiglu_read(weights, keys) * values).sum() / TOKENS
@@ -91,7 +92,7 @@ def test_a_write_teaches_what_it_was_told(form):
     keys, values = draws(2, 3, TOKENS, DIM, seed=1), draws(2, 3, TOKENS, DIM, seed=2)
     weights, gradient = fast(form), states.mlp_gradient if form == "mlp" else states.swiglu_gradient
     norms = tuple(weight.norm(dim=-1, keepdim=True) for weight in weights)
-    rates = torch.full((len(weights), 3), 0.05).double()
+    rates = tuple(torch.full((3, 1, 1), 0.05).double() for _ in weights)
     losses = [float(inner_loss(form, weights, keys, values))]
     for _ in range(5):
         weights = states.descend(weights, gradient(weights, keys, values), rates, norms)
@@ -105,9 +106,9 @@ def test_eta_of_zero_changes_nothing_and_rows_keep_their_norms(form):
     weights, gradient = fast(form), states.mlp_gradient if form == "mlp" else states.swiglu_gradient
     norms = tuple(weight.norm(dim=-1, keepdim=True) for weight in weights)
     step = gradient(weights, keys, values)
-    still = states.descend(weights, step, torch.zeros(len(weights), 3).double(), norms)
+    still = states.descend(weights, step, tuple(torch.zeros(3, 1, 1).double() for _ in weights), norms)
     assert all(torch.equal(before, after) for before, after in zip(weights, still, strict=True))
-    moved = states.descend(weights, step, torch.ones(len(weights), 3).double(), norms)
+    moved = states.descend(weights, step, tuple(torch.ones(3, 1, 1).double() for _ in weights), norms)
     assert all(torch.allclose(weight.norm(dim=-1, keepdim=True), norm) for weight, norm in zip(moved, norms, strict=True))
     assert not any(torch.allclose(before, after) for before, after in zip(weights, moved, strict=True))
 
@@ -117,7 +118,7 @@ def test_a_hundred_thousand_writes_leave_the_norms_alone(eps):
     """In float32. The twin with an eps beside the norm in the divisor shrinks by a factor of e (a known trap)."""
     weight, norm = torch.ones(1, 1, 2, DIM), torch.ones(1, 1, 2, 1) * DIM**0.5
     noise = 1e-3 * torch.randn(100, 1, 1, 2, DIM, generator=stream(0, "long"))
-    rate = torch.ones(1, 1)
+    rate = torch.ones(1, 1, 1)
     if eps:
         for index in range(100_000):
             stepped = weight - noise[index % 100]
@@ -125,7 +126,7 @@ def test_a_hundred_thousand_writes_leave_the_norms_alone(eps):
         assert float(weight.norm(dim=-1).max()) < 0.7 * DIM**0.5
         return
     for index in range(100_000):
-        (weight,) = states.descend((weight,), (noise[index % 100],), rate, (norm,))
+        weight, _ = states.descend((weight, weight), (noise[index % 100],) * 2, (rate, rate), (norm, norm))
     assert torch.allclose(weight.norm(dim=-1, keepdim=True), norm, rtol=1e-5)
 
 

@@ -85,9 +85,10 @@ def test_a_look_ahead_reads_a_fork_and_leaves_the_memory_alone():
     before = state.clone()
     noise = torch.randn(3, 2, 2, 15, 12, generator=stream(0, "fork")).double()
     turn = torch.ones(15, 6).to(torch.complex128)
-    fork = memory.write(state, noise[0], noise[1], turn)
+    fork = memory.writer()(state, memory.address(noise[0], turn), noise[1])
+    asked = memory.address(noise[2], turn)
     assert torch.equal(state, before)
-    assert not torch.allclose(memory.read(fork, noise[2], turn), memory.read(state, noise[2], turn))
+    assert not torch.allclose(memory.read(fork, asked), memory.read(state, asked))
 
 
 def test_memories_are_refused_where_they_do_not_fit():
@@ -120,9 +121,10 @@ def errors_of_the_newest(kind: StateConfig, kept_in: torch.dtype) -> float:
     state, right = narrow.start(1).to(kept_in), wide.start(1)
     for index in range(WRITES):
         keys, values = normal((2, 1, 1, 2, 6), stream(0, "recall writes", index), torch.float64)
-        state = narrow.write(state.float(), keys.float(), values.float(), turn.to(torch.complex64)).to(kept_in)
-        right = wide.write(right, keys, values, turn)
-    wanted, found = wide.read(right, keys, turn), narrow.read(state.float(), keys.float(), turn.to(torch.complex64))
+        own, exact = narrow.address(keys.float(), turn.to(torch.complex64)), wide.address(keys, turn)
+        state = narrow.writer()(state.float(), own, values.float()).to(kept_in)
+        right = wide.writer()(right, exact, values)
+    wanted, found = wide.read(right, exact), narrow.read(state.float(), own)
     return float((found - wanted).norm() / wanted.norm())
 
 

@@ -190,6 +190,6 @@ def test_a_state_is_finite_and_as_loud_late_as_early(policy):
     for frame in (FRAMES // 10, FRAMES):
         play_to(session, frame)
         with torch.no_grad():
-            loud.append(float(memory.read(session.store.states[0], query, turn).norm()))
+            loud.append(float(memory.read(session.store.states[0], memory.address(query, turn)).norm()))
     assert session.store.states.isfinite().all() and loud[0] > 1e-3
     assert 0.5 < loud[1] / loud[0] < 2

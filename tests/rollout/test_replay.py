@@ -70,7 +70,7 @@ class ListMemory:
         sources = {source.frame for source in self.chunk.sources}
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detached):
             state = self.state(layer, memory, frames[0], sources, len(queries))
-        return memory.read(state, queries, self.turn(frames))
+        return memory.read(state, memory.address(queries, self.turn(frames)))
 
     def state(self, layer: int, memory: RecallLayer, now: int, sources: set[int], rows: int) -> Tensor:
         """All that was told, one after the other."""
@@ -78,11 +78,11 @@ class ListMemory:
         for (at, told), (key, value, turn) in sorted(self.told.items(), key=lambda item: item[0]):
             pieces = zip(told, *(part.chunk(len(told), dim=-2) for part in (key, value, turn)), strict=True)
             if at == layer and memory.written_at == "commit":
-                state = memory.write(state, key, value, turn)
+                state = memory.writer()(state, memory.address(key, turn), value)
             elif at == layer:
                 for frame, one, what, where in pieces:
                     if frame not in sources and frame < now:
-                        state = memory.write(state, one, what, where)
+                        state = memory.writer()(state, memory.address(one, where), what)
         return state
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -57,13 +57,13 @@ class FastWeights:
         return "commit"
 
     @property
-    def matrices(self) -> int:
-        """Matrices of `hidden * head_dim x head_dim` numbers."""
-        return 2 if self.form == "mlp" else 3
+    def inner_rows(self) -> int:
+        """Rows of the matrix that keys enter, in multiples of the head's channels: SwiGLU has its gate and its up side by side."""
+        return self.hidden if self.form == "mlp" else 2 * self.hidden
 
     def floats(self, head_dim: int) -> int:
         """Numbers of one layer and head."""
-        return self.matrices * self.hidden * head_dim**2
+        return (self.inner_rows + self.hidden) * head_dim**2
 
 
 StateConfig = LinearState | GatedDelta | FastWeights

@@ -44,57 +44,62 @@ def delta_read(matrix: Tensor, total: Tensor, queries: Tensor, turned: Tensor) -
     return (turned @ matrix) / (queries @ total[..., None]).clamp_min(FLOOR_DELTA)
 
 
-def mlp_read(weights: tuple[Tensor, ...], inputs: Tensor) -> Tensor:
-    """f(x) = LN(W2 gelu(W1 x)); what is recalled is x + f(x). weights `[B, head, hidden, D]`, `[B, head, D, hidden]`."""
-    first, second = weights
-    raw = gelu(inputs @ first.transpose(-1, -2), approximate="tanh") @ second.transpose(-1, -2)
+FastParts = tuple[Tensor, Tensor]
+"""Fast weights as two matrices: inward `[B, head, hidden, D]` (SwiGLU: gate over up) and outward `[B, head, D, hidden]`."""
+
+
+def mlp_read(weights: FastParts, inputs: Tensor) -> Tensor:
+    """f(x) = LN(W1 gelu(W0 x)); what is recalled is x + f(x)."""
+    inward, outward = weights
+    raw = gelu(inputs @ inward.transpose(-1, -2), approximate="tanh") @ outward.transpose(-1, -2)
     return layer_norm(raw, (raw.shape[-1],), eps=EPS_NORM)
 
 
-def mlp_gradient(weights: tuple[Tensor, ...], keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+def mlp_gradient(weights: FastParts, keys: Tensor, values: Tensor) -> FastParts:
     """Gradient of mean_t || LN f(k_t) - (v_t - k_t) ||^2 / D with respect to both matrices, written out."""
-    first, second = weights
-    inner = keys @ first.transpose(-1, -2)
+    inward, outward = weights
+    inner = keys @ inward.transpose(-1, -2)
     hidden = gelu(inner, approximate="tanh")
-    normed, spread = _normed(hidden @ second.transpose(-1, -2))
+    normed, spread = _normed(hidden @ outward.transpose(-1, -2))
     error = (normed - (values - keys)) * (2 / (keys.shape[-2] * keys.shape[-1]))
     back = (error - error.mean(-1, keepdim=True) - normed * (error * normed).mean(-1, keepdim=True)) / spread
-    inward = torch.ops.aten.gelu_backward(back @ second, inner, approximate="tanh")
-    return inward.transpose(-1, -2) @ keys, back.transpose(-1, -2) @ hidden
+    blame = torch.ops.aten.gelu_backward(back @ outward, inner, approximate="tanh")
+    return blame.transpose(-1, -2) @ keys, back.transpose(-1, -2) @ hidden
 
 
-def swiglu_read(weights: tuple[Tensor, ...], inputs: Tensor) -> Tensor:
-    """f(x) = W1 (silu(W0 x) * W2 x) (LaCT, 2505.23884, eq. 6), weights W0, W1, W2."""
-    gate, out, up = weights
-    return (silu(inputs @ gate.transpose(-1, -2)) * (inputs @ up.transpose(-1, -2))) @ out.transpose(-1, -2)
+def swiglu_read(weights: FastParts, inputs: Tensor) -> Tensor:
+    """f(x) = W1 (silu(W0 x) * W2 x) (LaCT, 2505.23884, eq. 6); W0 and W2 lie in one matrix, for one product instead of two."""
+    inward, outward = weights
+    opened, lifted = (inputs @ inward.transpose(-1, -2)).chunk(2, dim=-1)
+    return (silu(opened) * lifted) @ outward.transpose(-1, -2)
 
 
-def swiglu_gradient(weights: tuple[Tensor, ...], keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
-    """Gradient of -mean_t f(k_t) . v_t with respect to the three matrices, written out."""
-    gate, out, up = weights
-    opened, lifted = keys @ gate.transpose(-1, -2), keys @ up.transpose(-1, -2)
+def swiglu_gradient(weights: FastParts, keys: Tensor, values: Tensor) -> FastParts:
+    """Gradient of -mean_t f(k_t) . v_t with respect to both matrices, written out."""
+    inward, outward = weights
+    opened, lifted = (keys @ inward.transpose(-1, -2)).chunk(2, dim=-1)
     share = opened.sigmoid()
     passed = opened * share
-    told = -values / keys.shape[-2]
-    inward = told @ out
-    to_gate = inward * lifted * share * (1 + opened * (1 - share))
-    to_up = inward * passed
-    return to_gate.transpose(-1, -2) @ keys, told.transpose(-1, -2) @ (passed * lifted), to_up.transpose(-1, -2) @ keys
+    told = values / -keys.shape[-2]
+    blame = told @ outward
+    slope = torch.addcmul(share, passed, 1 - share)  # of silu
+    inner = torch.cat([blame * lifted * slope, blame * passed], dim=-1)
+    return inner.transpose(-1, -2) @ keys, told.transpose(-1, -2) @ (passed * lifted)
 
 
-def descend(weights: tuple[Tensor, ...], gradients: tuple[Tensor, ...], rates: Tensor, norms: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """W - eta grad, then every row back to the norm that it was given at the start (LaCT); rates `[matrix, head]`.
+def descend(weights: FastParts, gradients: FastParts, rates: FastParts, norms: FastParts) -> FastParts:
+    """W - eta grad, then every row back to the norm that it was given at the start (LaCT); rates and norms `[.., row, 1]`.
 
     A row that no step moves stays as it is, bit for bit (its scale is exactly 1), so that eta = 0 changes nothing. No eps is added to
     the divisor: it would make every row shrink a little with every write.
     """
     moved = []
     for weight, gradient, rate, norm in zip(weights, gradients, rates, norms, strict=True):
-        step = rate[:, None, None] * gradient
+        step = rate * gradient
         stepped = weight - step
         scale = norm / stepped.norm(dim=-1, keepdim=True).clamp_min(1e-12)
         moved.append(stepped * torch.where(step.any(dim=-1, keepdim=True), scale, 1.0))
-    return tuple(moved)
+    return moved[0], moved[1]
 
 
 def rms(x: Tensor) -> Tensor:

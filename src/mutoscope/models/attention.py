@@ -5,8 +5,9 @@
     NoisyHalf   noisy chunk b sees the same clean sources, and itself; never another noisy chunk
     (streaming with memory is rollout.executor.Streaming: the same lists, read from a store)
 
-Chunks are a plain loop over sliced keys: on a CPU it beats a block mask, and it is literally the streaming
-computation. `[batch, head, token, head_dim]` everywhere.
+Chunks attend in groups (models.groups): one call for many, on gathered keys. A plain loop over chunks, which is literally the streaming
+computation, stays beside it, for memories that change what they hold and as what the groups are tested against.
+`[batch, head, token, head_dim]` everywhere.
 """
 
 from dataclasses import dataclass, field, replace
@@ -14,14 +15,15 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.shapes import TokenGrid
 from mutoscope.memory.ledger import ChunkSources
 from mutoscope.memory.policy import Blend
+from mutoscope.models.groups import Bank, Group, group_chunks
 from mutoscope.models.recall import RecallLayer
 from mutoscope.models.rope import rotate, rotations
+from mutoscope.models.softmax import attention
 
 
 class Attend(Protocol):
@@ -75,7 +77,6 @@ class Turns:
 
 
 Frames = tuple[Tensor, ...]
-FEW_KEYS = 1024
 
 
 @dataclass
@@ -88,9 +89,11 @@ class ClipLayout:
     device: torch.device
     dtype: torch.dtype
     turns: Turns = field(init=False)
+    groups: tuple[Group, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         frames = sum(self.lengths)
+        self.groups = group_chunks(self.chunks, self.grid, self.head_dim, self.device, self.dtype)
         still = rotations(torch.zeros(1, device=self.device), self.grid, self.head_dim, self.dtype)
         self.turns = Turns(self.rotations(self.start, self.start + frames), still.repeat(frames, 1))
 
@@ -120,10 +123,6 @@ class ClipLayout:
         first = chunk.chunk.start - self.start
         return slice(first, first + chunk.chunk.length)
 
-    def turn(self, turns: Turns, span: slice) -> Tensor:
-        """The timeless turn of frames of the layout, `[.., frames * tokens, head_dim / 2]`."""
-        return turns.timeless[..., span.start * self.grid.tokens : span.stop * self.grid.tokens, :]
-
     @property
     def lengths(self) -> tuple[int, ...]:
         """Frames of each chunk."""
@@ -132,7 +131,12 @@ class ClipLayout:
     @property
     def moves(self) -> bool:
         """True if some source is read at another position than its own, so that keys without their position are needed."""
-        return any(chunk.blends or any(source.position != source.frame for source in chunk.sources) for chunk in self.chunks)
+        return self.blends or any(source.position != source.frame for chunk in self.chunks for source in chunk.sources)
+
+    @property
+    def blends(self) -> bool:
+        """True if evicted frames enter others, which then are not the same for all chunks."""
+        return any(chunk.blends for chunk in self.chunks)
 
     def frames(self, x: Tensor) -> tuple[Tensor, ...]:
         """`[batch, head, token, head_dim]` as one piece per frame, cut once: a slice per use costs a zeroed whole in backward."""
@@ -154,7 +158,7 @@ class ClipLayout:
     def biases(self, chunk: ChunkSources) -> Tensor | None:
         """What is added to the logits of a chunk's keys `[past and own tokens]`, None where nothing is."""
         added = [source.bias for source in chunk.sources] + [0.0] * chunk.chunk.length
-        return torch.tensor(added, device=self.device).repeat_interleave(self.grid.tokens) if any(added) else None
+        return torch.tensor(added, device=self.device).repeat_interleave(self.grid.tokens)[None] if any(added) else None
 
 
 @dataclass
@@ -209,24 +213,23 @@ class CleanHalf:
         rotated = rotate(keys, self.turns.whole)
         original = rotate(keys, self.turns.place) if self.layout.moves and self.turns.place is not None else keys
         self.context.layers.append((original, rotated, values))
-        return _attend_chunks(self.layout, rotate(queries, self.turns.whole), (rotated, values), (original, rotated, values))
+        return attend_clip(self.layout, rotate(queries, self.turns.whole), (rotated, values), (original, rotated, values))
 
     def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Writes chunk after chunk as play does: what was evicted when a chunk opens, or the chunk itself when it is committed."""
         parts, at_commit = self.layout, memory.written_at == "commit"
-        asking, own_keys, own_values = parts.frames(queries), parts.frames(keys), parts.frames(values)
         with torch.autocast(queries.device.type, enabled=False):
-            state, before, outputs = memory.start(queries.shape[0]), {}, []
+            told, write, state = parts.frames(memory.address(keys, self.turns.timeless)), memory.writer(), memory.start(queries.shape[0])
+            own_values, before, after = parts.frames(values.to(state.dtype)), {}, {}
             for chunk in parts.chunks:
                 for frame in () if at_commit else chunk.evicted:
-                    state = memory.write(state, own_keys[frame], own_values[frame], parts.turn(self.turns, slice(frame, frame + 1)))
+                    state = write(state, told[frame], own_values[frame])
                 before[chunk.chunk.start], span = state, parts.span(chunk)
-                turn = parts.turn(self.turns, span)
                 if at_commit:
-                    state = memory.write(state, torch.cat(own_keys[span], dim=2), torch.cat(own_values[span], dim=2), turn)
-                outputs.append(memory.read(state, torch.cat(asking[span], dim=2), turn))
-        self.context.states.append(before)
-        return torch.cat(outputs, dim=2)
+                    state = write(state, torch.cat(told[span], dim=2), torch.cat(own_values[span], dim=2))
+                after[chunk.chunk.start] = state
+            self.context.states.append(before)
+            return recall_clip(parts, memory, after, memory.address(queries, self.turns.timeless)).to(queries.dtype)
 
 
 class NoisyHalf:
@@ -243,19 +246,55 @@ class NoisyHalf:
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         rotated = rotate(keys, self.turns.whole)
-        return _attend_chunks(self.layout, rotate(queries, self.turns.whole), (rotated, values), self.context.layers[layer])
+        return attend_clip(self.layout, rotate(queries, self.turns.whole), (rotated, values), self.context.layers[layer])
 
     def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Reads the state that the clean past left, and writes nothing."""
-        parts, outputs, asking = self.layout, [], self.layout.frames(queries)
         with torch.autocast(queries.device.type, enabled=False):
-            for chunk in parts.chunks:
-                state, span = self.context.states[layer][chunk.chunk.start], parts.span(chunk)
-                outputs.append(memory.read(state, torch.cat(asking[span], dim=2), parts.turn(self.turns, span)))
-        return torch.cat(outputs, dim=2)
+            asked = memory.address(queries, self.turns.timeless)
+            return recall_clip(self.layout, memory, self.context.states[layer], asked).to(queries.dtype)
 
 
-def _attend_chunks(layout: ClipLayout, queries: Tensor, own: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+MOST_STATES = 1 << 26  # numbers in the states that are read at once
+
+
+def recall_clip(layout: ClipLayout, memory: RecallLayer, states: dict[int, Tensor], queries: Tensor) -> Tensor:
+    """What all chunks recall, each from the state under its first frame: neighbours of one length at once, as rows of a batch."""
+    tokens, batch, outputs, start = layout.grid.tokens, queries.shape[0], [], 0
+    for run in _alike(layout.chunks, MOST_STATES // states[layout.start].numel()):
+        stop = start + sum(chunk.chunk.length for chunk in run) * tokens
+        state = torch.stack([states[chunk.chunk.start] for chunk in run], dim=1).flatten(0, 1)
+        asked = queries[:, :, start:stop].unflatten(2, (len(run), -1)).transpose(1, 2).flatten(0, 1)
+        outputs.append(memory.read(state, asked).unflatten(0, (batch, len(run))).transpose(1, 2).flatten(2, 3))
+        start = stop
+    return torch.cat(outputs, dim=2)
+
+
+def _alike(chunks: tuple[ChunkSources, ...], most: int) -> list[list[ChunkSources]]:
+    """Runs of at most `most` (at least 1) neighbouring chunks of one length."""
+    runs: list[list[ChunkSources]] = []
+    for chunk in chunks:
+        if runs and runs[-1][0].chunk.length == chunk.chunk.length and len(runs[-1]) < most:
+            runs[-1].append(chunk)
+        else:
+            runs.append([chunk])
+    return runs
+
+
+def attend_clip(layout: ClipLayout, queries: Tensor, own: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """All chunks of a clip: group by group, or one after the other where the past changes between them."""
+    return attend_chunks(layout, queries, own, past) if layout.blends else attend_groups(layout, queries, own, past)
+
+
+def attend_groups(layout: ClipLayout, queries: Tensor, own: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """The same as `attend_chunks`, many chunks to a call."""
+    tokens = layout.grid.tokens
+    bank, asking = Bank.of(own, past, tokens), queries.split([group.frames * tokens for group in layout.groups], dim=2)
+    return torch.cat([group.attend(part, bank) for group, part in zip(layout.groups, asking, strict=True)], dim=2)
+
+
+def attend_chunks(layout: ClipLayout, queries: Tensor, own: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """A chunk at a time, as play does it."""
     asking, own_keys, own_values = layout.frames(queries), layout.frames(own[0]), layout.frames(own[1])
     original, rotated, past_values = (list(layout.frames(tensor)) for tensor in past)
     remembered = Past(original, rotated, past_values)
@@ -270,20 +309,6 @@ def _attend_chunks(layout: ClipLayout, queries: Tensor, own: tuple[Tensor, Tenso
         asked = torch.cat(asking[span], dim=2)
         outputs.append(attention(asked, torch.cat(keys, dim=2), torch.cat(values, dim=2), layout.biases(chunk)))
     return torch.cat(outputs, dim=2)
-
-
-def attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(d) + bias) v by the library's kernel, but in bfloat16 training on a CPU by two products, which are faster there.
-
-    They keep all scores for the backward pass, hence for few keys only.
-    """
-    few = queries.device.type == "cpu" and queries.dtype == torch.bfloat16 and keys.shape[2] <= FEW_KEYS
-    if few and queries.requires_grad:
-        scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
-        scores = scores if bias is None else scores + bias.to(scores)
-        return scores.softmax(-1, dtype=queries.dtype) @ values
-    mask = None if bias is None else bias.to(queries).expand(queries.shape[-2], -1)
-    return scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
 
 
 def _runs(chunk: ChunkSources) -> list[tuple[int, int, int]]:

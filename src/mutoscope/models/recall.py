@@ -6,6 +6,8 @@ begins. Keys and queries are turned to where their tokens stand on the screen an
 has no place for how long ago something was.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -20,8 +22,12 @@ FIRST_RATE = 0.2  # at 1, a step is as large as a row, and two runs that differ 
 FIRST_KEEP = 4.0  # sigmoid(4) = 0.982
 
 
+Write = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(state, addressed keys, values) -> the state after one more chunk."""
+
+
 class RecallLayer(Protocol):
-    """A learned memory of one layer. Everything is `[B, head, token, D]`; `turn` are rotations that broadcast to `[B, 1, token, D / 2]`."""
+    """A learned memory of one layer. All is `[B, head, token, ..]`; `turn` are rotations that broadcast to `[B, 1, token, D / 2]`."""
 
     @property
     def written_at(self) -> WrittenAt:
@@ -32,12 +38,16 @@ class RecallLayer(Protocol):
         """The state before anything was written, `[rows, head, floats]`."""
         ...
 
-    def write(self, state: Tensor, keys: Tensor, values: Tensor, turn: Tensor) -> Tensor:
-        """The state after one more chunk."""
+    def address(self, x: Tensor, turn: Tensor) -> Tensor:
+        """Keys or queries as writes and reads take them, wide and token by token: for many chunks at once."""
         ...
 
-    def read(self, state: Tensor, queries: Tensor, turn: Tensor) -> Tensor:
-        """What the layer adds to attention's output."""
+    def writer(self) -> Write:
+        """How it writes, with all that is the same for every write worked out."""
+        ...
+
+    def read(self, state: Tensor, queries: Tensor) -> Tensor:
+        """What the layer adds to attention's output for addressed queries, in the state's type."""
         ...
 
 
@@ -70,16 +80,19 @@ class LinearRecall(nn.Module):
         """Nothing has been seen."""
         return self.out.new_zeros(rows, self.heads, self.head_dim * (self.head_dim + 1), dtype=_wide(self.out))
 
-    def write(self, state: Tensor, keys: Tensor, values: Tensor, turn: Tensor) -> Tensor:
-        """One sum."""
-        counting = relu(keys.to(state.dtype))
-        return _join(states.linear_write(*_cut(state, self.head_dim), counting, rotate(counting, turn), values.to(state.dtype)))
+    def address(self, x: Tensor, turn: Tensor) -> Tensor:
+        """What counts, and what addresses: `[B, head, token, 2 D]`."""
+        counting = relu(x.to(_wide(self.out)))
+        return torch.cat([counting, rotate(counting, turn)], dim=-1)
 
-    def read(self, state: Tensor, queries: Tensor, turn: Tensor) -> Tensor:
+    def writer(self) -> Write:
+        """One sum."""
+        return partial(_write_linear, self.head_dim)
+
+    def read(self, state: Tensor, queries: Tensor) -> Tensor:
         """One product."""
-        counting = relu(queries.to(state.dtype))
-        read = states.linear_read(*_cut(state, self.head_dim), counting, rotate(counting, turn))
-        return (read @ self.out.to(state.dtype)).to(queries.dtype)
+        counting, turned = queries.chunk(2, dim=-1)
+        return states.linear_read(*_cut(state, self.head_dim), counting, turned) @ self.out.to(state.dtype)
 
 
 class DeltaRecall(nn.Module):
@@ -104,77 +117,87 @@ class DeltaRecall(nn.Module):
         """Nothing has been seen."""
         return self.out.new_zeros(rows, self.heads, self.head_dim * (self.head_dim + 1), dtype=_wide(self.out))
 
-    def write(self, state: Tensor, keys: Tensor, values: Tensor, turn: Tensor) -> Tensor:
-        """One step of the delta rule."""
-        wide, tokens = keys.to(state.dtype), keys.shape[-2]
-        counting = relu(wide) / (self.head_dim * tokens) ** 0.5
-        mean = wide.mean(dim=-2)
-        keep, rate = (
-            ((mean * matrix).sum(-1) + bias).sigmoid()[..., None, None]
-            for matrix, bias in ((self.keep, self.keep_bias), (self.rate, self.rate_bias))
-        )
-        return _join(states.delta_write(*_cut(state, self.head_dim), counting, rotate(counting, turn), values.to(state.dtype), keep, rate))
+    def address(self, x: Tensor, turn: Tensor) -> Tensor:
+        """What counts, what addresses, and what each token says of a and b: `[B, head, token, 2 D + 2]`."""
+        wide = x.to(_wide(self.out))
+        counting = relu(wide)
+        gates = wide @ torch.stack([self.keep, self.rate], dim=-1).to(wide.dtype)
+        return torch.cat([counting, rotate(counting, turn), gates], dim=-1)
 
-    def read(self, state: Tensor, queries: Tensor, turn: Tensor) -> Tensor:
+    def writer(self) -> Write:
+        """One step of the delta rule."""
+        return partial(_write_delta, self.head_dim, torch.stack([self.keep_bias, self.rate_bias], dim=-1))
+
+    def read(self, state: Tensor, queries: Tensor) -> Tensor:
         """One product."""
-        counting = relu(queries.to(state.dtype)) / (self.head_dim * queries.shape[-2]) ** 0.5
-        read = states.delta_read(*_cut(state, self.head_dim), counting, rotate(counting, turn))
-        return (read @ self.out.to(state.dtype)).to(queries.dtype)
+        counting, turned, _ = _delta_parts(queries, self.head_dim)
+        return states.delta_read(*_cut(state, self.head_dim), counting, turned) @ self.out.to(state.dtype)
 
 
 class FastRecall(nn.Module):
-    """out = tanh(alpha) rms(f_W(q)); W begins at learned weights and takes one gradient step per commit, at a learned rate eta per head."""
+    """out = tanh(alpha) rms(f_W(q)); W begins at learned weights and takes one gradient step per commit, at learned rates eta.
+
+    `inward` `[head, rows, D]` is the first matrix (SwiGLU: gate over up), `outward` `[head, D, hidden]` the last. Each has its rate.
+    """
 
     written_at: WrittenAt = "commit"
 
     def __init__(self, config: FastWeights, heads: int, head_dim: int) -> None:
         super().__init__()
-        self.config, self.heads, self.head_dim, width = config, heads, head_dim, config.hidden * head_dim
-        self.shapes = [(head_dim, width) if index == 1 else (width, head_dim) for index in range(config.matrices)]
-        self.weights = nn.ParameterList(nn.Parameter(torch.zeros(heads, *shape)) for shape in self.shapes)
+        self.config, self.heads, self.head_dim = config, heads, head_dim
+        self.width, self.inner = config.hidden * head_dim, config.inner_rows * head_dim
+        self.inward = nn.Parameter(torch.zeros(heads, self.inner, head_dim))
+        self.outward = nn.Parameter(torch.zeros(heads, head_dim, self.width))
         self.alpha = nn.Parameter(torch.zeros(heads))
-        self.raw_rate = nn.Parameter(torch.zeros(config.matrices * heads))
+        self.raw_rate = nn.Parameter(torch.zeros(heads, self.inner // self.width + 1))
 
     def initialise(self, generator: torch.Generator) -> None:
         """Rows of norm about 1, eta at FIRST_RATE, alpha at 0."""
-        for weight in self.weights:
+        for weight in (self.inward, self.outward):
             nn.init.normal_(weight, std=weight.shape[-1] ** -0.5, generator=generator)
         nn.init.zeros_(self.alpha)
         nn.init.constant_(self.raw_rate, float(torch.tensor(FIRST_RATE).expm1().log()))
 
     @property
     def rates(self) -> Tensor:
-        """eta `[matrix, head]`, above 0."""
-        return softplus(self.raw_rate).view(self.config.matrices, self.heads)
+        """eta `[head, matrix]`, above 0."""
+        return softplus(self.raw_rate)
 
     def start(self, rows: int) -> Tensor:
         """The learned weights, the same for every row."""
-        flat = torch.cat([weight.flatten(1) for weight in self.weights], dim=-1)
+        flat = torch.cat([self.inward.flatten(1), self.outward.flatten(1)], dim=-1)
         return flat.to(_wide(flat)).expand(rows, -1, -1)
 
-    def write(self, state: Tensor, keys: Tensor, values: Tensor, turn: Tensor) -> Tensor:
+    def address(self, x: Tensor, turn: Tensor) -> Tensor:
+        """At length 1 per channel, and turned: `[B, head, token, D]`."""
+        return rotate(states.rms(x.to(_wide(self.alpha))), turn)
+
+    def writer(self) -> Write:
         """One gradient step on what the chunk's keys should give."""
-        weights, gradient = self._weights(state), states.mlp_gradient if self.config.form == "mlp" else states.swiglu_gradient
-        step = gradient(weights, self._address(keys, turn, state.dtype), values.to(state.dtype).flatten(0, 1))
-        norms = tuple(weight.norm(dim=-1, keepdim=True).to(state.dtype) for weight in self.weights)
-        heads = (-1, self.heads)
-        before, downhill = (tuple(part.unflatten(0, heads) for part in parts) for parts in (weights, step))
-        return torch.cat([part.flatten(2) for part in states.descend(before, downhill, self.rates.to(state.dtype), norms)], dim=-1)
+        wide = _wide(self.alpha)
+        inner, last = self.rates.to(wide).split([self.inner // self.width, 1], dim=1)
+        rates = inner.repeat_interleave(self.width, dim=1)[..., None], last[..., None]
+        norms = self.inward.norm(dim=-1, keepdim=True).to(wide), self.outward.norm(dim=-1, keepdim=True).to(wide)
+        return partial(self._write, rates, norms)
 
-    def read(self, state: Tensor, queries: Tensor, turn: Tensor) -> Tensor:
-        """What the weights give for the queries."""
-        weights, turned = self._weights(state), self._address(queries, turn, state.dtype)
-        told = turned + states.mlp_read(weights, turned) if self.config.form == "mlp" else states.swiglu_read(weights, turned)
-        return (self.alpha.tanh()[:, None, None].to(state.dtype) * states.rms(told).view(queries.shape)).to(queries.dtype)
+    def _write(self, rates: states.FastParts, norms: states.FastParts, state: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        gradient = states.mlp_gradient if self.config.form == "mlp" else states.swiglu_gradient
+        inward, outward = weights = self._weights(state)
+        step = gradient((inward.flatten(0, 1), outward.flatten(0, 1)), keys.flatten(0, 1), values.to(state.dtype).flatten(0, 1))
+        downhill = step[0].view(inward.shape), step[1].view(outward.shape)
+        return torch.cat([part.flatten(2) for part in states.descend(weights, downhill, rates, norms)], dim=-1)
 
-    def _address(self, x: Tensor, turn: Tensor, dtype: torch.dtype) -> Tensor:
-        """Keys or queries at length 1 per channel and turned, rows and heads in one dimension: small products run faster so."""
-        return rotate(states.rms(x.to(dtype)), turn).flatten(0, 1)
+    def read(self, state: Tensor, queries: Tensor) -> Tensor:
+        """What the weights give for the queries. Rows and heads go in one dimension: small products run faster so."""
+        inward, outward = self._weights(state)
+        weights, asked = (inward.flatten(0, 1), outward.flatten(0, 1)), queries.flatten(0, 1)
+        told = asked + states.mlp_read(weights, asked) if self.config.form == "mlp" else states.swiglu_read(weights, asked)
+        return self.alpha.tanh()[:, None, None].to(state.dtype) * states.rms(told).view(queries.shape)
 
-    def _weights(self, state: Tensor) -> tuple[Tensor, ...]:
-        """The matrices in a state, rows and heads in one dimension."""
-        parts = state.reshape(-1, self.config.matrices, *self.shapes[0]).unbind(1)
-        return tuple(part if index != 1 else part.view(-1, *self.shapes[1]) for index, part in enumerate(parts))
+    def _weights(self, state: Tensor) -> states.FastParts:
+        """The matrices in a state, `[B, head, row, column]`."""
+        inward, outward = state.split([self.inner * self.head_dim, self.width * self.head_dim], dim=-1)
+        return inward.unflatten(-1, (self.inner, self.head_dim)), outward.unflatten(-1, (self.head_dim, self.width))
 
 
 LearnedRecall = LinearRecall | DeltaRecall | FastRecall
@@ -198,3 +221,21 @@ def _join(parts: tuple[Tensor, Tensor]) -> Tensor:
 def _wide(x: Tensor) -> torch.dtype:
     """float32, or float64 where the model is in it: a state lives through more steps than half precision bears."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _write_linear(head_dim: int, state: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    counting, turned = keys.chunk(2, dim=-1)
+    return _join(states.linear_write(*_cut(state, head_dim), counting, turned, values.to(state.dtype)))
+
+
+def _write_delta(head_dim: int, biases: Tensor, state: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    counting, turned, gates = _delta_parts(keys, head_dim)
+    keep, rate = (gates.mean(dim=-2) + biases).sigmoid()[..., None, None].unbind(2)
+    return _join(states.delta_write(*_cut(state, head_dim), counting, turned, values.to(state.dtype), keep, rate))
+
+
+def _delta_parts(addressed: Tensor, head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What counts and what addresses, each at 1 / sqrt(D * tokens of the chunk), and what the tokens say of the gates."""
+    counting, turned, gates = addressed.split([head_dim, head_dim, 2], dim=-1)
+    scale = (head_dim * addressed.shape[-2]) ** -0.5
+    return counting * scale, turned * scale, gates

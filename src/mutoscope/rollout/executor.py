@@ -92,8 +92,8 @@ class Streaming:
         if memory.written_at == "eviction":
             store.await_eviction(layer, rows, item.plan.write_slots, keys, turn)
         elif item.commits:
-            store.states[layer, rows] = memory.write(store.states[layer, rows], keys, values, turn)
-        return memory.read(store.states[layer, rows], queries, turn)
+            store.states[layer, rows] = memory.writer()(store.states[layer, rows], memory.address(keys, turn), values)
+        return memory.read(store.states[layer, rows], memory.address(queries, turn)).to(queries.dtype)
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def remember_evicted(model: VideoTransformer, item: Pass) -> None:
         turn = store.waiting_turns[rows, :, span]
         for layer, memory in enumerate(model.memories):
             keys, values = store.waiting[layer, rows, :, span], store.values[layer, rows, :, span]
-            store.states[layer, rows] = memory.write(store.states[layer, rows], keys, values, turn)
+            store.states[layer, rows] = memory.writer()(store.states[layer, rows], memory.address(keys, turn), values)
 
 
 def place_moved(model: VideoTransformer, item: Pass) -> None:

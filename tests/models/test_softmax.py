@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from mutoscope.core.streams import stream
-from mutoscope.models.attention import attention
+from mutoscope.models.softmax import attention
 
 
 def draws(dtype: torch.dtype, learns: bool) -> list[torch.Tensor]:
