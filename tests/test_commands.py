@@ -25,7 +25,7 @@ from mutoscope.commands.overrides import override
 from mutoscope.commands.recording import record_recipe, recorder_options, world_name
 from mutoscope.commands.roofline import count_bytes, count_flops
 from mutoscope.commands.script import parse_script
-from mutoscope.commands.train import read_recipe
+from mutoscope.commands.train import finished, read_recipe
 from mutoscope.commands.untrained import untrained_checkpoint
 from mutoscope.core.config import to_plain
 from mutoscope.core.errors import CapacityError, CheckpointError, ConfigError
@@ -132,6 +132,15 @@ def test_an_unknown_recipe_lists_the_known_ones(capsys):
     assert "unknown recipe 'quake'; known: doom" in capsys.readouterr().err
     assert cli.main(["train", "nowhere/run.json"]) == 2
     assert "nowhere/run.json does not exist" in capsys.readouterr().err
+
+
+def test_training_names_what_it_trained_and_how_to_play_it():
+    run, folder = recipe("scroll"), Path("runs/scroll")
+    assert finished(run, folder, ()).endswith(f"mutoscope play {folder / run.stages[-1].name}")
+    assert finished(run, folder, ("codec", "consistency")).endswith(
+        f"finished: codec, consistency; play it with: mutoscope play {folder}/consistency"
+    )
+    assert "play" not in finished(run, folder, ("codec", "bidirectional"))
 
 
 def test_generated_frames_follow_the_start_and_repeat_with_the_seed(untrained):

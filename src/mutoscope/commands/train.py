@@ -17,7 +17,7 @@ import tyro
 from mutoscope.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mutoscope.train.config import RunConfig, StageConfig
 
@@ -71,8 +71,18 @@ def run(options: Options) -> int:
     except Interrupted as stopped:
         print(f"mutoscope train: {stopped}", file=sys.stderr)
         return INTERRUPTED
-    print(f"{folder}: every stage is finished; play it with: mutoscope play {folder / configuration.stages[-1].name}")
+    print(f"{folder}: {finished(configuration, folder, options.stages)}")
     return 0
+
+
+def finished(run: RunConfig, folder: Path, asked: Sequence[str]) -> str:
+    """What a training that came to its end says: which stages are finished, and how to see the last one that can be played."""
+    from mutoscope.train.config import BidirectionalStage, CodecStage
+
+    trained = [stage for stage in run.stages if not asked or stage.name in asked]
+    head = f"finished: {', '.join(stage.name for stage in trained)}"
+    playable = [stage.name for stage in trained if not isinstance(stage, (CodecStage, BidirectionalStage))]
+    return f"{head}; play it with: mutoscope play {folder / playable[-1]}" if playable else head
 
 
 def scorer(folder: Path, held_out: Path) -> Callable[[StageConfig, Path], None]:
