@@ -56,6 +56,12 @@ def test_an_unknown_command_far_from_all_lists_them(capsys):
     assert "did you mean" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("again", [("--set", "seed=2"), ("--set=seed=2",)])
+def test_an_option_given_twice_is_refused_before_one_of_them_is_lost(capsys, again):
+    assert cli.main(["train", "scroll", "--set", "seed=1", *again]) == 2
+    assert "--set is given more than once" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_has_help_with_examples(name, capsys):
     command = importlib.import_module(f"mutoscope.commands.{name}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from mutoscope import __version__
-from mutoscope.core.errors import MutoscopeError
+from mutoscope.core.errors import ConfigError, MutoscopeError
 
 COMMANDS = {
     "record": "turn a world, or your own clips, into a data set",
@@ -61,9 +61,18 @@ def run_command(name: str, command: ModuleType, arguments: Sequence[str]) -> int
 
 
 def parse(name: str, command: ModuleType, arguments: Sequence[str]) -> object:
-    """The command's frozen `Options` from its arguments; wrong arguments end the process with code 2 and a hint."""
+    """The command's frozen `Options` from its arguments; wrong arguments end the process with code 2 and a hint.
+
+    An option given twice is refused: the parser would silently take the last one alone.
+    """
     import tyro
 
+    options = [argument.split("=")[0].replace("_", "-") for argument in arguments if argument.startswith("--")]
+    for option in options:
+        if options.count(option) > 1:
+            raise ConfigError(
+                f"{option} is given more than once, and all but the last would be lost; give it once, with all of its values after it"
+            )
     return tyro.cli(command.Options, prog=f"mutoscope {name}", description=describe(command), args=list(arguments))
 
 
