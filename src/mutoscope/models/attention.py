@@ -3,6 +3,7 @@
     WholeClip   every frame sees every frame (bidirectional)
     CleanHalf   clean chunk b sees the clean sources that the policy gives it, and itself
     NoisyHalf   noisy chunk b sees the same clean sources, and itself; never another noisy chunk
+    LastPasses  a NoisyHalf that tells learned memories of the kind "last pass" what its chunks are
     (streaming with memory is rollout.executor.Streaming: the same lists, read from a store)
 
 Chunks are a plain loop over sliced keys: on a CPU it beats a block mask, and it is literally the streaming
@@ -75,18 +76,24 @@ class Turns:
 
 
 Frames = tuple[Tensor, ...]
+States = dict[int, Tensor]
+"""A learned memory's states, by the first frame of the chunk."""
 FEW_KEYS = 1024
 
 
 @dataclass
 class ClipLayout:
-    """A clip's chunks with their key sources, and the rotations of its frames; or the last chunks of a clip alone (`since`)."""
+    """A clip's chunks with their key sources, and the rotations of its frames; or the last chunks of a clip alone (`since`).
+
+    `context` leading frames are given, in play as real frames that are committed and never denoised.
+    """
 
     chunks: tuple[ChunkSources, ...]
     grid: TokenGrid
     head_dim: int
     device: torch.device
     dtype: torch.dtype
+    context: int = 0
     turns: Turns = field(init=False)
 
     def __post_init__(self) -> None:
@@ -179,15 +186,18 @@ class Context:
 
     layers  per layer: keys turned to their place but not their position, keys turned to both, and values
     states  per layer, for models with a learned memory: by its first frame, the state that each chunk's denoising passes read
+    told    per layer, for memories written from last passes, in place of states: the clean keys and values as the layer made them, with
+            which frames enter that nobody denoised (class LastPasses)
     """
 
     layers: list[tuple[Tensor, Tensor, Tensor]]
-    states: list[dict[int, Tensor]] = field(default_factory=list)
+    states: list[States] = field(default_factory=list)
+    told: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def without_frames(self) -> "Context":
-        """Keys and values without gradient; what was written into states keeps it."""
+        """Keys and values without gradient; what is written into states keeps it."""
         layers = [(original.detach(), rotated.detach(), values.detach()) for original, rotated, values in self.layers]
-        return Context(layers, self.states)
+        return replace(self, layers=layers)
 
 
 class CleanHalf:
@@ -212,21 +222,13 @@ class CleanHalf:
         return _attend_chunks(self.layout, rotate(queries, self.turns.whole), (rotated, values), (original, rotated, values))
 
     def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Writes chunk after chunk as play does: what was evicted when a chunk opens, or the chunk itself when it is committed."""
-        parts, at_commit = self.layout, memory.written_at == "commit"
-        asking, own_keys, own_values = parts.frames(queries), parts.frames(keys), parts.frames(values)
-        with torch.autocast(queries.device.type, enabled=False):
-            state, before, outputs = memory.start(queries.shape[0]), {}, []
-            for chunk in parts.chunks:
-                for frame in () if at_commit else chunk.evicted:
-                    state = memory.write(state, own_keys[frame], own_values[frame], parts.turn(self.turns, slice(frame, frame + 1)))
-                before[chunk.chunk.start], span = state, parts.span(chunk)
-                turn = parts.turn(self.turns, span)
-                if at_commit:
-                    state = memory.write(state, torch.cat(own_keys[span], dim=2), torch.cat(own_values[span], dim=2), turn)
-                outputs.append(memory.read(state, torch.cat(asking[span], dim=2), turn))
+        """Commits write, then read. A memory that is written from last passes knows no commits: none writes, and none reads."""
+        if memory.written_from == "last pass":
+            self.context.told.append((keys, values))
+            return torch.zeros_like(queries)
+        before, after = _write_chunks(self.layout, self.turns, memory, self.layout.frames(keys), self.layout.frames(values))
         self.context.states.append(before)
-        return torch.cat(outputs, dim=2)
+        return _read_chunks(self.layout, self.turns, memory, after, queries)
 
 
 class NoisyHalf:
@@ -246,13 +248,69 @@ class NoisyHalf:
         return _attend_chunks(self.layout, rotate(queries, self.turns.whole), (rotated, values), self.context.layers[layer])
 
     def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Reads the state that the clean past left, and writes nothing."""
-        parts, outputs, asking = self.layout, [], self.layout.frames(queries)
-        with torch.autocast(queries.device.type, enabled=False):
-            for chunk in parts.chunks:
-                state, span = self.context.states[layer][chunk.chunk.start], parts.span(chunk)
-                outputs.append(memory.read(state, torch.cat(asking[span], dim=2), parts.turn(self.turns, span)))
-        return torch.cat(outputs, dim=2)
+        """Reads the state that the past left, and writes nothing."""
+        return _read_chunks(self.layout, self.turns, memory, self.context.states[layer], queries)
+
+
+class LastPasses:
+    """The noisy half where its passes are the chunks' last: what they write into a learned memory is what later chunks read.
+
+    `states` collects, per layer, those that the passes of each chunk read. A memory that is written from commits is read alone.
+    """
+
+    def __init__(self, half: NoisyHalf) -> None:
+        self.half = half
+        self.states: list[States] = []
+
+    def placed(self, place: Tensor) -> "LastPasses":
+        """The same passes, turned to places too; they collect into the same list."""
+        passes = LastPasses(self.half.placed(place))
+        passes.states = self.states
+        return passes
+
+    def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        return self.half(layer, queries, keys, values)
+
+    def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Each pass reads what the chunks before it wrote, then writes."""
+        half = self.half
+        before = half.context.states[layer] if memory.written_from == "commit" else self._write(layer, memory, keys, values)
+        self.states.append(before)
+        return _read_chunks(half.layout, half.turns, memory, before, queries)
+
+    def _write(self, layer: int, memory: RecallLayer, keys: Tensor, values: Tensor) -> States:
+        """The frames of the real beginning enter as their commits made them, all others as these passes do."""
+        parts, pairs = self.half.layout, zip((keys, values), self.half.context.told[layer], strict=True)
+        own_keys, own_values = (parts.frames(clean)[: parts.context] + parts.frames(noisy)[parts.context :] for noisy, clean in pairs)
+        before, _ = _write_chunks(parts, self.half.turns, memory, own_keys, own_values)
+        return before
+
+
+def _write_chunks(layout: ClipLayout, turns: Turns, memory: RecallLayer, keys: Frames, values: Frames) -> tuple[States, States]:
+    """Writes chunk after chunk as play does: what was evicted when a chunk opens, or the chunk itself when it is made.
+
+    The states that its passes find, and those that it leaves; both by the chunk's first frame.
+    """
+    state, before, after = memory.start(keys[0].shape[0]), {}, {}
+    with torch.autocast(keys[0].device.type, enabled=False):
+        for chunk in layout.chunks:
+            for frame in chunk.evicted if memory.written_at == "eviction" else ():
+                state = memory.write(state, keys[frame], values[frame], layout.turn(turns, slice(frame, frame + 1)))
+            before[chunk.chunk.start], span = state, layout.span(chunk)
+            if memory.written_at == "chunk":
+                state = memory.write(state, torch.cat(keys[span], dim=2), torch.cat(values[span], dim=2), layout.turn(turns, span))
+            after[chunk.chunk.start] = state
+    return before, after
+
+
+def _read_chunks(layout: ClipLayout, turns: Turns, memory: RecallLayer, states: States, queries: Tensor) -> Tensor:
+    """What every chunk recalls from the state that stands beside its first frame."""
+    outputs, asking = [], layout.frames(queries)
+    with torch.autocast(queries.device.type, enabled=False):
+        for chunk in layout.chunks:
+            span = layout.span(chunk)
+            outputs.append(memory.read(states[chunk.chunk.start], torch.cat(asking[span], dim=2), layout.turn(turns, span)))
+    return torch.cat(outputs, dim=2)
 
 
 def _attend_chunks(layout: ClipLayout, queries: Tensor, own: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor, Tensor]) -> Tensor:
