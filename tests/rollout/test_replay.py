@@ -16,7 +16,7 @@ from mutoscope.core.streams import normal, stream
 from mutoscope.memory.ledger import ChunkSources, chunk_lengths, layout
 from mutoscope.models.attention import ClipLayout, Context
 from mutoscope.models.conditions import Conditions
-from mutoscope.models.denoise import clip_layout, denoise_given_context, encode_context, replay, replay_since
+from mutoscope.models.denoise import clip_layout, denoise_given_context, denoise_last, encode_context, replay, replay_since
 from mutoscope.models.recall import RecallLayer
 from mutoscope.models.rope import rotate, rotations
 from mutoscope.models.transformer import VideoTransformer
@@ -318,6 +318,8 @@ def test_a_window_begins_where_a_chunk_begins():
         parts.since(4)
     with pytest.raises(ConfigError, match="begins at its frame 0, not at 5: what came before would be forgotten"):
         encode_context(tiny_model(), tiny_latents(6), tiny_conditions(6), parts.since(5))
+    with pytest.raises(ConfigError, match="from the beginning of a clip on, not from its frame 5"):
+        denoise_last(tiny_model(), tiny_latents(6), torch.ones(2, 6), tiny_conditions(6), parts.since(5), Context([]))
 
 
 @pytest.mark.parametrize(

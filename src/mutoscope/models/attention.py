@@ -259,6 +259,8 @@ class LastPasses:
     """
 
     def __init__(self, half: NoisyHalf) -> None:
+        if half.layout.start:
+            raise ConfigError(f"last passes write from the beginning of a clip on, not from its frame {half.layout.start}")
         self.half = half
         self.states: list[States] = []
 
