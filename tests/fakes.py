@@ -51,6 +51,13 @@ STATEFUL: dict[str, PolicyConfig] = {
     "rolling+gated-delta": Stateful(RollingWindow(4), GatedDelta()),
     "fast-swiglu alone": Stateful(Window(3), FastWeights("swiglu", 1)),
 }
+# Learned memories that are told what the last denoising pass made of a chunk, and nothing by its commit.
+LAST_PASS: dict[str, PolicyConfig] = {
+    "sink+linear, last pass": Stateful(SinkWindow(1, 4), LinearState("last pass")),
+    "window+gated-delta, last pass": Stateful(Window(4), GatedDelta("last pass")),
+    "window+fast-swiglu, last pass": Stateful(Window(4), FastWeights("swiglu", 1, "last pass")),
+}
+STATEFUL |= LAST_PASS
 ALL_POLICIES = POLICIES | RULES | STATEFUL
 
 

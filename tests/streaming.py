@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from mutoscope.memory.store import MemoryStore
 from mutoscope.models.conditions import Conditions, action_conditions
 from mutoscope.models.transformer import VideoTransformer
 from mutoscope.noise.schedule import per_chunk
-from mutoscope.rollout.executor import Executor, Pass, drive
+from mutoscope.rollout.executor import Executor, Pass, PassKind, drive
 from mutoscope.rollout.planner import commit_chunk
 
 # Frame-wise, and chunks of three after two context frames committed one by one.
@@ -46,17 +47,29 @@ def leave_alone(store: MemoryStore, item: Pass) -> None:
     """No preparation."""
 
 
-def stream_clip(model: VideoTransformer, policy: Policy, lengths: tuple[int, ...], clip: Clip, prepare: Prepare = leave_alone) -> Tensor:
-    """Velocity of every noisy chunk given the committed clean ones before it; `prepare` may touch the store before each pass."""
+def stream_clip(
+    model: VideoTransformer,
+    policy: Policy,
+    lengths: tuple[int, ...],
+    clip: Clip,
+    prepare: Prepare = leave_alone,
+    real: int = 0,
+    commits: Literal["commit", "real"] = "commit",
+) -> Tensor:
+    """Velocity of every noisy chunk, as its last pass, given the committed clean ones before it; `prepare` may touch the store first.
+
+    The first `real` frames are committed as what nobody denoised: they are denoised for their velocities alone. All others as `commits`.
+    """
     store = model.new_store(policy, max(lengths), len(clip.clean), clip.clean)
     executor, rows, start, velocities = Executor(model), slice(0, len(clip.clean)), 0, []
     for length in lengths:
         span, own = slice(start, start + length), clip.conditions.frames(start, start + length)
-        item = Pass(store, rows, store.open_chunk(rows, length), clip.noisy[:, span], float(clip.sigma[0, start]), own)
+        last: PassKind = "denoising" if start < real else "last"
+        item = Pass(store, rows, store.open_chunk(rows, length), clip.noisy[:, span], float(clip.sigma[0, start]), own, last)
         prepare(store, item)
         velocities += executor.run([item])
         prepare(store, item)
-        drive(executor, [commit_chunk(store, rows, clip.clean[:, span], own)])
+        drive(executor, [commit_chunk(store, rows, clip.clean[:, span], own, "real" if start < real else commits)])
         start += length
     return torch.cat(velocities, dim=1)
 
@@ -91,7 +104,7 @@ def looks_ahead(run: Run, policy: Policy, lengths: tuple[int, ...]) -> bool:
 
 
 def sees_other_noise(run: Run, policy: Policy, lengths: tuple[int, ...]) -> bool:
-    """Whether the noisy frames before the last chunk change its output: only the clean past may."""
+    """Whether the noisy frames before the last chunk change its output: only the clean past may, and what last passes told a memory."""
     model, clip, other = model_for(policy), random_clip(lengths), random_clip(lengths, seed=1)
     start = sum(lengths[:-1])
     changed = replace(clip, noisy=torch.cat([other.noisy[:, :start], clip.noisy[:, start:]], dim=1))

@@ -18,7 +18,12 @@ FRAMES = (
     | st.builds(RollingWindow, SIZES)
     | st.builds(RecencyBias, SIZES, DECIMALS, st.sampled_from([0.5, 1.0, 2.0]))
 )
-STATES = st.just(LinearState()) | st.just(GatedDelta()) | st.builds(FastWeights, st.sampled_from(["mlp", "swiglu"]), SIZES)
+SOURCES = st.sampled_from(["commit", "last pass"])
+STATES = (
+    st.builds(LinearState, SOURCES)
+    | st.builds(GatedDelta, SOURCES)
+    | st.builds(FastWeights, st.sampled_from(["mlp", "swiglu"]), SIZES, SOURCES)
+)
 POLICIES = st.builds(Full, SIZES) | st.builds(EmaSink, SIZES, SIZES, DECIMALS) | FRAMES | st.builds(Stateful, FRAMES, STATES)
 
 
@@ -44,6 +49,7 @@ def test_policies_are_read_as_they_are_written(policy):
         ("window=4+nothing", "unknown learned memory 'nothing'; known: fast-mlp"),
         ("window=4+linear=2", "only fast weights have a size"),
         ("full=9+linear", "gives no frame up"),
+        ("window=4+linear,first-pass", "only ',last-pass' may follow"),
     ],
 )
 def test_policies_that_cannot_be_are_named(text, message):

@@ -109,3 +109,17 @@ def test_what_json_cannot_hold_is_refused():
 def test_equal_configurations_and_only_those_have_equal_hashes(first, second):
     assert config_hash(first) == config_hash(dataclasses.replace(first))
     assert (config_hash(first) == config_hash(second)) == (to_plain(first) == to_plain(second))
+
+
+@dataclass(frozen=True)
+class Grown:
+    side: float
+    corners: Literal["sharp", "round"] = dataclasses.field(default="sharp", metadata=config.LATER)
+
+
+def test_a_field_that_came_later_changes_no_name_while_it_has_its_default():
+    old, new = Grown(1.0), Grown(1.0, "round")
+    assert to_plain(old) == {"is": "Grown", "side": 1.0} and to_plain(new)["corners"] == "round"
+    assert from_plain(Grown, to_plain(old)) == old and from_plain(Grown, to_plain(new)) == new
+    assert config_hash(old) != config_hash(new)
+    assert "kind" in to_plain(Square(1.0)), "any other default is written"

@@ -1,5 +1,7 @@
 """The store: exactly the declared bytes, slots that do not touch each other, parking bit for bit."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +10,8 @@ from hypothesis import strategies as st
 from fakes import STATEFUL
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.streams import normal, stream
-from mutoscope.memory.policy import Full, SinkWindow, Window
+from mutoscope.memory.kinds import FastWeights, GatedDelta, LinearState
+from mutoscope.memory.policy import Full, SinkWindow, Stateful, Window
 from mutoscope.memory.store import CacheSpec, MemoryStore
 
 SPEC = CacheSpec(layers=2, heads=2, head_dim=6, tokens=3, policy=SinkWindow(1, 3), max_chunk=2, rows=2)
@@ -44,6 +47,14 @@ def test_bytes_are_what_is_allocated(layers, heads, head_dim, tokens, rows, poli
 def test_bytes_by_hand():
     assert SPEC.bytes(torch.float16) == 2 * 2 * 2 * 3 * 6 * 2 * (2 * 4 + 1)
     assert [SPEC.slot_bytes(slot, torch.float16) for slot in (0, 1)] == [2 * 2 * 3 * 6 * 2 * 3, 2 * 2 * 3 * 6 * 2 * 2]
+
+
+def test_values_wait_where_a_state_is_told_by_last_passes_and_only_there():
+    """A slot of a memory of evicted frames holds keys, and values too where the cache's are not those that it was told."""
+    sizes = dict(layers=2, heads=2, head_dim=6, tokens=3, max_chunk=2, rows=2)
+    for state, grows in ((LinearState, 1), (GatedDelta, 1), (partial(FastWeights, "mlp", 1), 0)):
+        commit, last = (CacheSpec(**sizes, policy=Stateful(Window(3), state(written_from=source))) for source in ("commit", "last pass"))
+        assert last.bytes(torch.float16) - commit.bytes(torch.float16) == grows * 2 * 2 * 2 * 3 * 3 * 6 * 2
 
 
 def test_a_write_touches_its_own_slots_only():

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from fakes import ALL_POLICIES, STATEFUL, model_for, tiny_conditions, tiny_latents, tiny_model
+from fakes import ALL_POLICIES, LAST_PASS, STATEFUL, model_for, tiny_conditions, tiny_latents, tiny_model
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.streams import normal, stream
 from mutoscope.memory.ledger import ChunkSources, chunk_lengths, layout
 from mutoscope.models.attention import ClipLayout, Context
 from mutoscope.models.conditions import Conditions
-from mutoscope.models.denoise import clip_layout, denoise_given_context, encode_context, replay, replay_since
+from mutoscope.models.denoise import clip_layout, denoise_given_context, denoise_last, encode_context, replay, replay_since
 from mutoscope.models.recall import RecallLayer
 from mutoscope.models.rope import rotate, rotations
 from mutoscope.models.transformer import VideoTransformer
@@ -42,6 +42,7 @@ class ListMemory:
     kept: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
     chunk: ChunkSources | None = None
     writes: bool = False
+    last: bool = False
     place: Tensor | None = None
     detached: bool = True
     taught: bool = False
@@ -62,14 +63,18 @@ class ListMemory:
         return still if self.place is None else still * self.place
 
     def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """The state written anew from the whole past at every reading: from evicted frames one by one, or from committed chunks."""
+        """The state written anew from the whole past at every reading: from evicted frames one by one, or from whole chunks."""
         assert self.chunk is not None
-        frames = tuple(self.chunk.chunk.frames)
-        if self.writes:
+        frames, from_last = tuple(self.chunk.chunk.frames), memory.written_from == "last pass"
+        if self.writes and (layer, frames) not in self.told:
             self.told[layer, frames] = (keys, values, self.turn(frames))
+        if self.writes and from_last:
+            return torch.zeros_like(queries)
         sources = {source.frame for source in self.chunk.sources}
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detached):
             state = self.state(layer, memory, frames[0], sources, len(queries))
+        if self.last and from_last:
+            self.told[layer, frames] = (keys, values, self.turn(frames))
         return memory.read(state, memory.address(queries, self.turn(frames)))
 
     def state(self, layer: int, memory: RecallLayer, now: int, sources: set[int], rows: int) -> Tensor:
@@ -77,7 +82,7 @@ class ListMemory:
         state = memory.start(rows)
         for (at, told), (key, value, turn) in sorted(self.told.items(), key=lambda item: item[0]):
             pieces = zip(told, *(part.chunk(len(told), dim=-2) for part in (key, value, turn)), strict=True)
-            if at == layer and memory.written_at == "commit":
+            if at == layer and memory.written_at == "chunk":
                 state = memory.writer()(state, memory.address(key, turn), value)
             elif at == layer:
                 for frame, one, what, where in pieces:
@@ -139,10 +144,12 @@ def sample(model: VideoTransformer, memory: ListMemory, start: int, levels: tupl
     length = own.known.shape[1]
     x = noise(start, 0)[:, :length]
     for index, sigma in enumerate(levels):
-        with torch.set_grad_enabled(index + 1 == len(levels)):
+        memory.last = index + 1 == len(levels)
+        with torch.set_grad_enabled(memory.last):
             x0 = x - sigma * model(x, x.new_full(x.shape[:2], sigma), own, memory)
         if index + 1 < len(levels):
             x = (1 - levels[index + 1]) * x0 + levels[index + 1] * noise(start, index + 1)[:, :length]
+    memory.last = False
     return x0
 
 
@@ -153,14 +160,14 @@ def rolled_out(model: VideoTransformer, plan: RolloutPlan, real: Tensor) -> Roll
 
 def replayed(model: VideoTransformer, plan: RolloutPlan, rollout: Rollout) -> Tensor:
     """The samples as the replay gives them, with gradient."""
-    parts = clip_layout(model, plan.policy, rollout.lengths, "cpu")
+    parts = clip_layout(model, plan.policy, rollout.lengths, "cpu", rollout.context)
     velocity = replay(model, rollout.clean, rollout.noisy, rollout.sigma, tiny_conditions(FRAMES), parts)
     return x0_from_velocity(rollout.noisy, velocity, rollout.sigma)
 
 
 def replayed_and_taught(model: VideoTransformer, plan: RolloutPlan, rollout: Rollout) -> Tensor:
     """The same with gradient into what the commits write into a learned memory."""
-    parts, conditions = clip_layout(model, plan.policy, rollout.lengths, "cpu"), tiny_conditions(FRAMES)
+    parts, conditions = clip_layout(model, plan.policy, rollout.lengths, "cpu", rollout.context), tiny_conditions(FRAMES)
     velocity = replay_since(model, rollout.clean, rollout.noisy, rollout.sigma, conditions, parts, 0, "taught")
     return x0_from_velocity(rollout.noisy, velocity, rollout.sigma)
 
@@ -218,6 +225,14 @@ def test_a_replay_that_teaches_the_writes_is_autograd_through_them_alone(policy,
     assert (relative(found, frozen) > 1e-4) == (policy in STATEFUL), "frozen writes would show, and without a memory there are none"
 
 
+@pytest.mark.parametrize("policy", LAST_PASS)
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_the_replay_broken_twin_that_tells_a_memory_what_commits_made(policy, chunk):
+    model, plan = model_for(LAST_PASS[policy]), plan_of(policy, chunk, "middle")
+    rollout = rolled_out(model, plan, tiny_latents(FRAMES, seed=3))
+    assert not torch.allclose(replayed(model, plan, replace(rollout, context=FRAMES)), rollout.clean, atol=1e-6)
+
+
 def test_the_replay_broken_twin_under_another_policy():
     model, real = tiny_model(), tiny_latents(FRAMES, seed=3)
     rollout = rolled_out(model, plan_of("sink", 1, "middle"), real)
@@ -237,7 +252,7 @@ STARTS = [1, 2, 8]
 
 def samples_since(model: VideoTransformer, plan: RolloutPlan, rollout: Rollout, start: int) -> Tensor:
     """The samples of the frames from `start` on, as the window's replay gives them."""
-    parts = clip_layout(model, plan.policy, rollout.lengths, "cpu")
+    parts = clip_layout(model, plan.policy, rollout.lengths, "cpu", rollout.context)
     velocity = replay_since(model, rollout.clean, rollout.noisy, rollout.sigma, tiny_conditions(FRAMES), parts, start)
     return x0_from_velocity(rollout.noisy[:, start:], velocity, rollout.sigma[:, start:])
 
@@ -268,10 +283,10 @@ def test_the_windows_replay_broken_twin_whose_window_is_all_there_is(policy, chu
 
 def forgetful(model: VideoTransformer, plan: RolloutPlan, rollout: Rollout, start: int) -> Tensor:
     """A window's samples when of all that lies further back than a cache of four frames nothing is left: no sinks, and no states."""
-    parts, conditions = clip_layout(model, plan.policy, rollout.lengths, "cpu"), tiny_conditions(FRAMES)
+    parts, conditions = clip_layout(model, plan.policy, rollout.lengths, "cpu", rollout.context), tiny_conditions(FRAMES)
     context, oldest = encode_context(model, rollout.clean, conditions, parts), start - (4 - plan.chunk_frames)
     chunks = [replace(chunk, sources=tuple(one for one in chunk.sources if one.frame >= oldest)) for chunk in parts.chunks]
-    fresh = [dict.fromkeys(states, memory.start(2)) for memory, states in zip(model.memories, context.states, strict=True)]
+    fresh = [{chunk.chunk.start: memory.start(2) for chunk in chunks} for memory in model.memories]
     end, own = replace(parts, chunks=tuple(chunks)).since(start), conditions.frames(start, FRAMES)
     noisy, sigma = rollout.noisy[:, start:], rollout.sigma[:, start:]
     return x0_from_velocity(noisy, denoise_given_context(model, noisy, sigma, own, end, Context(context.layers, fresh)), sigma)
@@ -303,6 +318,8 @@ def test_a_window_begins_where_a_chunk_begins():
         parts.since(4)
     with pytest.raises(ConfigError, match="begins at its frame 0, not at 5: what came before would be forgotten"):
         encode_context(tiny_model(), tiny_latents(6), tiny_conditions(6), parts.since(5))
+    with pytest.raises(ConfigError, match="from the beginning of a clip on, not from its frame 5"):
+        denoise_last(tiny_model(), tiny_latents(6), torch.ones(2, 6), tiny_conditions(6), parts.since(5), Context([]))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fakes import ACTIONS, ALL_POLICIES, POLICIES, WORLD, model_for, tiny_checkpoint, tiny_manifest
+from fakes import ACTIONS, ALL_POLICIES, LAST_PASS, POLICIES, WORLD, model_for, tiny_checkpoint, tiny_manifest
 from mutoscope.core.errors import CapacityError, CheckpointError, ConfigError
 from mutoscope.core.streams import numpy_stream
 from mutoscope.memory.policy import Full, PolicyConfig, SinkWindow, Window
@@ -55,11 +55,12 @@ def test_every_stage_that_can_stream_plays(stage, chunk):
 CONFIGS = [SessionConfig(1, 4, Window(5)), SessionConfig(2, 4, SinkWindow(1, 4)), SessionConfig(4, 4, Full(40))]
 
 
-def differences_in_company(chunk: int, together: Callable[[list[Session], list[np.ndarray]], object]) -> list[float]:
+def differences_in_company(
+    checkpoint: Checkpoint, configs: list[SessionConfig], together: Callable[[list[Session], list[np.ndarray]], object]
+) -> list[float]:
     """Largest difference of latents between three sessions (ages 0, 3 and 7; 1, 2 and 4 steps) alone and together, per session."""
-    checkpoint = tiny_checkpoint("matching", chunk)
-    actions = [keys(12, seed) for seed in range(3)]
-    alone, company = ([started(checkpoint, config, seed=seed) for seed, config in enumerate(CONFIGS)] for _ in range(2))
+    chunk, actions = checkpoint.manifest.chunk_frames, [keys(12, seed) for seed in range(3)]
+    alone, company = ([started(checkpoint, config, seed=seed) for seed, config in enumerate(configs)] for _ in range(2))
     ages = (0, 3, 7)
     for sessions in (alone, company):
         for session, age, held in zip(sessions, ages, actions, strict=True):
@@ -76,11 +77,23 @@ def differences_in_company(chunk: int, together: Callable[[list[Session], list[n
 
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_three_sessions_of_any_age_and_step_count_play_together_as_alone(chunk):
-    assert max(differences_in_company(chunk, step_together)) < 1e-4
+    assert max(differences_in_company(tiny_checkpoint("matching", chunk), CONFIGS, step_together)) < 1e-4
+
+
+@pytest.mark.parametrize("policy", LAST_PASS)
+def test_memories_told_by_last_passes_play_together_as_alone(policy):
+    """Of passes that share a forward one may be a chunk's last, and another not."""
+    configs = [replace(config, policy=LAST_PASS[policy]) for config in CONFIGS]
+    assert max(differences_in_company(remembering(LAST_PASS[policy]), configs, step_together)) < 1e-4
 
 
 def test_together_broken_twin_with_swapped_players():
-    assert min(differences_in_company(1, lambda sessions, actions: step_together(sessions, actions[1:] + actions[:1]))) > 1e-3
+    assert (
+        min(
+            differences_in_company(tiny_checkpoint(), CONFIGS, lambda sessions, actions: step_together(sessions, actions[1:] + actions[:1]))
+        )
+        > 1e-3
+    )
 
 
 def test_sessions_of_different_checkpoints_cannot_share_a_forward():

@@ -8,25 +8,55 @@ import torch
 from mutoscope.commands.recording import record_recipe
 from mutoscope.core.errors import DataError
 from mutoscope.core.files import read_json, write_json
+from mutoscope.evaluate.recall import RecallTask
 from mutoscope.memory.policy import Full, Window, state_of
 from mutoscope.models.checkpoint import read_manifest
 from mutoscope.recipes.ring import ring_smoke, ring_with
-from mutoscope.studies.depth_memory import MEMORIES, TAUGHT, Piece, StudyConfig, grid, is_done, piece_hash, piece_run, run_piece
-from mutoscope.studies.depth_report import comparisons, mean_recall, read_pieces, write_report
+from mutoscope.studies.depth_memory import (
+    LAST_PASS,
+    MEMORIES,
+    NAMES,
+    TAUGHT,
+    Piece,
+    StudyConfig,
+    grid,
+    is_done,
+    piece_hash,
+    piece_run,
+    run_piece,
+)
+from mutoscope.studies.depth_probe import ProbeConfig
+from mutoscope.studies.depth_report import comparisons, crossed, mean_recall, read_pieces, write_report
+from mutoscope.train.config import MatchingStage
 from mutoscope.train.parallel import Workers
 
-SMALL = StudyConfig(lead=4, away=(8,), episodes=2)
+PROBE = ProbeConfig(RecallTask(lead=6, away=8), lags=(4, 6), episodes=8)
+SMALL = StudyConfig(lead=4, away=(8,), episodes=2, probe=PROBE)
 
 
 def test_the_grid_has_every_memory_and_its_seeds():
     counts = Counter(piece.memory for piece in grid())
-    assert set(counts) == {*MEMORIES, *TAUGHT}
+    assert set(counts) == set(NAMES) == {*MEMORIES, *LAST_PASS, *TAUGHT}
     assert (
         counts["full"] == counts["fast-weights"] == 5
         and counts["window"] == counts["window+linear"] == counts["window+linear, taught"] == 3
     )
-    assert len(set(grid())) == len(grid()) == 35
+    assert len(set(grid())) == len(grid()) == 47
+    assert all(counts[name] == 3 for name in NAMES if "last pass" in name)
+    assert ["last pass" in name for name in NAMES] == [False] * 9 + [True] * 4, "after the others, and each once"
     assert [piece.seed for piece in grid()] == sorted(piece.seed for piece in grid())
+
+
+def test_last_passes_and_taught_writes_are_crossed():
+    """A chain of its own for each pass that writes; gradient into the writes branches off it at matching."""
+    runs = {name: piece_run(ring_with, Piece(name, 0)) for name in NAMES}
+    for base in ("window+fast-weights", "window+linear"):
+        cells = [runs[base + end] for end in ("", ", taught", ", last pass", ", last pass, taught")]
+        assert [state_of(run.memory).written_from for run in cells] == ["commit", "commit", "last pass", "last pass"]
+        writes = [{stage.memory_writes for stage in run.stages if isinstance(stage, MatchingStage)} for run in cells]
+        assert writes == [{"frozen"}, {"taught"}, {"frozen"}, {"taught"}]
+        assert Piece(f"{base}, last pass, taught", 0).base == Piece(f"{base}, last pass", 0) == Piece(f"{base}, last pass", 0).base
+    assert Piece("window+linear, last pass, taught", 2).name == "window+linear-last-pass-taught-seed2"
 
 
 def test_every_memory_is_trained_where_frames_are_evicted():
@@ -47,7 +77,8 @@ def test_the_hash_names_memory_seed_recipe_and_questions():
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     data = record_recipe(ring_smoke(Window(4)).data, folder / "data")
-    for memory in ("sink+window", "window+fast-weights", "window+fast-weights, taught"):
+    memories = ("sink+window", "window+fast-weights", "window+fast-weights, taught", "window+linear, last pass, taught")
+    for memory in memories:
         run_piece(ring_smoke, Piece(memory, 1), SMALL, data, folder / "runs", folder / "results", Workers(0, 1, torch.device("cpu")))
     return folder
 
@@ -59,6 +90,22 @@ def test_a_piece_scores_every_depth(finished):
     assert row["away"] == 8 and 0 <= row["identity"] <= 1 and row["bytes"] > 0 and row["within_clip"]
     assert set(figures["seconds_per_frame"]) == {"teacher", "consistency", "4", "2", "1"}
     assert 0.05 < figures["chance"] < 0.5 and figures["policy"]["is"] == "Stateful"
+
+
+def test_a_piece_says_what_of_the_past_stands_in_its_hidden_states(finished):
+    probe = read_json(finished / "results" / "window+linear-last-pass-taught-seed1.json")["probe"]
+    asked = [(row["depth"], row["pass"], row["layer"], row["lag"]) for row in probe["rows"]]
+    assert asked == [
+        (depth, name, 1, lag) for depth in ("teacher", "consistency", "4", "2", "1") for name in ("commit", "last") for lag in (4, 6)
+    ]
+    assert probe["chance"] == 0.125 and all(0 <= row["accuracy"] <= 1 for row in probe["rows"])
+
+
+def test_last_passes_are_written_in_the_manifest(finished):
+    own, base = (finished / "runs" / "seed-1" / name for name in ("window+linear-last-pass-taught-seed1", "window+linear-last-pass"))
+    assert read_manifest(own / "matching-1" / "checkpoint").memory_modules == ("linear: writing taught, from last passes",)
+    assert state_of(read_manifest(base / "consistency" / "checkpoint").memory).written_from == "last pass"
+    assert (own / "consistency").resolve() == (base / "consistency").resolve() and not (base / "matching-1").exists()
 
 
 def test_pieces_of_a_seed_share_codec_and_teacher_and_differ_in_memory(finished):
@@ -84,15 +131,15 @@ def test_a_finished_piece_is_known_by_its_hash(finished):
     piece, results = Piece("sink+window", 1), finished / "results"
     assert is_done(results, ring_smoke, piece, SMALL)
     assert not is_done(results, ring_smoke, Piece("sink+window", 2), SMALL)
-    assert not is_done(results, ring_smoke, piece, StudyConfig(lead=4, away=(9,), episodes=2))
+    assert not is_done(results, ring_smoke, piece, StudyConfig(lead=4, away=(9,), episodes=2, probe=PROBE))
     file = results / f"{piece.name}.json"
     write_json(file, read_json(file) | {"recipe_hash": "another"})
     assert not is_done(results, ring_smoke, piece, SMALL)
 
 
-def planted(folder, recall):
-    """Pieces of three seeds whose recall is what `recall(memory, depth, seed)` says."""
-    for memory in ("sink+window", "window+linear"):
+def planted(folder, recall, memories=("sink+window", "window+linear")):
+    """Pieces of three seeds whose recall is what `recall(memory, depth, seed)` says; those of seed 0 are from before the probe."""
+    for memory in memories:
         for seed in range(3):
             rows = [
                 {"depth": depth, "away": away, "identity": recall(memory, depth, seed), "in_view": 1.0, "moved": 1.0, "psnr_db": 20.0,
@@ -101,7 +148,12 @@ def planted(folder, recall):
             ]  # fmt: skip
             seconds = {depth: {"denoise": 0.01, "commit": 0.002} for depth in ("teacher", "consistency", "4", "2", "1")}
             head = {"memory": memory, "seed": seed, "chance": 0.125, "copy_sink": {"24": 0.1, "96": 0.1}}
-            write_json(folder / f"{memory}-seed{seed}.json", head | {"rows": rows, "seconds_per_frame": seconds})
+            read = [
+                {"depth": depth, "pass": name, "layer": layer, "lag": lag, "accuracy": 0.125 * layer + 0.01 * seed + 0.3 * (name == "last")}
+                for depth in ("teacher", "1") for name in ("commit", "last") for layer in (1, 2) for lag in (4, 12)
+            ]  # fmt: skip
+            probe = {"probe": {"chance": 0.125, "rows": read}} if seed else {}
+            write_json(folder / f"{memory}-seed{seed}.json", head | {"rows": rows, "seconds_per_frame": seconds} | probe)
 
 
 def test_the_report_finds_planted_effects_and_only_those(tmp_path):
@@ -120,6 +172,29 @@ def test_the_report_finds_planted_effects_and_only_those(tmp_path):
     assert mean_recall(read_pieces(tmp_path), "sink+window", "1")[0] == pytest.approx(recall("sink+window", "1", 0))
     text = write_report(tmp_path)
     assert "k = 96 (x)" in text and "1 step" in text and (tmp_path / "recall.png").stat().st_size > 1000
+
+
+def test_the_report_crosses_both_factors_of_writing(tmp_path):
+    """Planted: writing from last passes costs .2, and letting gradient in gives .1 back, but with commits it does nothing."""
+
+    def recall(memory: str, depth: str, seed: int) -> float:
+        last, taught = "last pass" in memory, "taught" in memory
+        return 0.6 + 0.01 * seed - 0.2 * last + (0.1 + 0.001 * seed) * (last and taught)
+
+    planted(tmp_path, recall, [f"window+linear{end}" for end in ("", ", taught", ", last pass", ", last pass, taught")])
+    found = crossed(read_pieces(tmp_path))
+    assert set(found) == {"window+linear, 2 steps", "window+linear, 1 step"}
+    means = [effect.mean for effect in found["window+linear, 1 step"].values()]
+    assert means == pytest.approx([-0.2, -0.099, 0.0, 0.101], abs=1e-9)
+    assert "| window+linear, 2 steps | -0.200" in write_report(tmp_path)
+
+
+def test_the_report_shows_what_the_last_layer_tells(tmp_path):
+    planted(tmp_path, lambda memory, depth, seed: 0.5)
+    text = write_report(tmp_path)
+    assert "| memory | depth | commit, 4 before | commit, 12 before | last pass, 4 before | last pass, 12 before | seeds |" in text
+    assert "| window+linear | 1 step | 0.265 [" in text and "guessing gives 0.125" in text
+    assert "| 0.565 [" in text, "the last pass's"
 
 
 def test_a_report_without_pieces_says_what_to_run(tmp_path):

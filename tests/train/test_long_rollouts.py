@@ -65,7 +65,7 @@ def written_out(stage: MatchingRun, turn: str, batch: ClipBatch, stop: int) -> T
         clean = rollout.clean[:, start:stop]
         velocity = bidirectional(stage.learners["critic"].module, add_noise(clean, noise, sigma), sigma, told)
         return flow_loss(velocity, velocity_target(clean, noise), scored)
-    parts = clip_layout(student, run.memory, rollout.lengths, CPU)
+    parts = clip_layout(student, run.memory, rollout.lengths, CPU, rollout.context)
     velocity = replay(student, rollout.clean, rollout.noisy, rollout.sigma, batch.conditions, parts)
     sample = x0_from_velocity(rollout.noisy, velocity, rollout.sigma)[:, start:stop]
     with torch.no_grad():

@@ -12,6 +12,7 @@ from mutoscope.rollout.session import SessionConfig, default_config, with_steps
 
 BUNDLED = Path(__file__).resolve().parent.parent / "bundled"
 MANIFEST = "manifest.json"
+LAST_PASS = "last-pass"
 NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 POLICY_HELP = (
     "write it like window=16, sink=2,window=14 or full=200; a learned memory after a plus: window=8+linear, window=8+fast-swiglu=2"
@@ -60,9 +61,17 @@ def parse_policy(text: str) -> PolicyConfig:
 
 
 def _parse_state(text: str) -> StateConfig:
-    """`linear`, `gated-delta`, `fast-mlp` or `fast-swiglu=4`, where the number is the hidden width in multiples of a head's channels."""
+    """`linear`, `gated-delta`, `fast-mlp` or `fast-swiglu=4`, where the number is the hidden width in multiples of a head's channels.
+
+    `linear,last-pass`: written from the last denoising pass in place of the commit.
+    """
+    text, comma, source = text.partition(",")
+    if comma and source.strip() != LAST_PASS:
+        raise ConfigError(f"learned memory '{text},{source}': only ',{LAST_PASS}' may follow its name and size")
     name, _, number = text.partition("=")
     state = choose(STATES, name, "learned memory")
+    if comma:
+        state = replace(state, written_from="last pass")
     if not number:
         return state
     if not isinstance(state, FastWeights) or not number.isdigit():
@@ -104,7 +113,8 @@ def policy_text(policy: PolicyConfig) -> str:
     """The inverse of `parse_policy`."""
     if isinstance(policy, Stateful):
         size = f"={policy.state.hidden}" if isinstance(policy.state, FastWeights) else ""
-        return f"{policy_text(policy.cache)}+{state_name(policy.state)}{size}"
+        source = f",{LAST_PASS}" if policy.state.written_from == "last pass" else ""
+        return f"{policy_text(policy.cache)}+{state_name(policy.state)}{size}{source}"
     first, *others = fields(policy)
     sizes = [f"{policy_name(policy)}={getattr(policy, first.name)}", *(f"{field.name}={getattr(policy, field.name)}" for field in others)]
     return ",".join(sizes)

@@ -48,18 +48,17 @@ def run(options: Options) -> int:
     from mutoscope.commands.recording import record_recipe
     from mutoscope.core.errors import choose
     from mutoscope.recipes.ring import ring, ring_with
-    from mutoscope.studies.depth_memory import MEMORIES, TAUGHT, StudyConfig, grid, is_done, run_piece
+    from mutoscope.studies.depth_memory import NAMES, StudyConfig, grid, is_done, run_piece
     from mutoscope.studies.depth_report import write_report
     from mutoscope.train.loop import Interrupted
     from mutoscope.train.parallel import start_workers
 
     config = StudyConfig()
-    names = (*MEMORIES, *TAUGHT)
     for name in options.memories:
-        choose(dict.fromkeys(names), name, "memory of this study")
+        choose(dict.fromkeys(NAMES), name, "memory of this study")
     if not options.report:
         wanted = [
-            piece for piece in grid() if piece.memory in (options.memories or names) and (not options.seeds or piece.seed in options.seeds)
+            piece for piece in grid() if piece.memory in (options.memories or NAMES) and (not options.seeds or piece.seed in options.seeds)
         ]
         missing = [piece for piece in wanted if not is_done(options.results, ring_with, piece, config)]
         workers = start_workers(options.device)

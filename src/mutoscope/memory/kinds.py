@@ -1,17 +1,23 @@
-"""Kinds of learned memory, as configurations: when they are written and how large they are. No torch here."""
+"""Kinds of learned memory, as configurations: when they are written, from which pass, and how large they are. No torch here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from mutoscope.core.config import LATER
 from mutoscope.core.errors import ConfigError
 
-WrittenAt = Literal["eviction", "commit"]
+WrittenAt = Literal["eviction", "chunk"]
 MemoryWrites = Literal["frozen", "taught"]
+# Whose keys and values enter. "commit": those of the pass at sigma 0. "last pass": those of the chunk's last denoising pass, under its own
+# conditions; frames that nobody denoised, a world's real beginning, have their commit alone and enter by it.
+WrittenFrom = Literal["commit", "last pass"]
 
 
 @dataclass(frozen=True)
 class LinearState:
     """Linear attention over all frames that the cache gave up: one matrix and one vector per layer and head (Hybrid Forcing)."""
+
+    written_from: WrittenFrom = field(default="commit", metadata=LATER)
 
     @property
     def written_at(self) -> WrittenAt:
@@ -27,6 +33,8 @@ class LinearState:
 class GatedDelta:
     """A linear state that forgets: what a key says replaces what it said before, and all of it decays (SANA-WM)."""
 
+    written_from: WrittenFrom = field(default="commit", metadata=LATER)
+
     @property
     def written_at(self) -> WrittenAt:
         """A frame enters when it is evicted."""
@@ -39,13 +47,14 @@ class GatedDelta:
 
 @dataclass(frozen=True)
 class FastWeights:
-    """A small network per layer and head whose weights are the memory: one gradient step per commit (TTT, 2407.04620; LaCT, 2505.23884).
+    """A small network per layer and head whose weights are the memory: one gradient step per chunk (TTT, 2407.04620; LaCT, 2505.23884).
 
     `form`: "mlp" is two layers, "swiglu" LaCT's three matrices; `hidden` is their width in multiples of the head's channels.
     """
 
     form: Literal["mlp", "swiglu"] = "swiglu"
     hidden: int = 2
+    written_from: WrittenFrom = field(default="commit", metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.hidden < 1:
@@ -53,8 +62,8 @@ class FastWeights:
 
     @property
     def written_at(self) -> WrittenAt:
-        """Every chunk is learned by its own commit, whether or not the cache still holds it."""
-        return "commit"
+        """Every chunk is learned as it is made (by its commit, or by its last pass), whether or not the cache still holds it."""
+        return "chunk"
 
     @property
     def inner_rows(self) -> int:
@@ -78,7 +87,7 @@ STATES: dict[str, StateConfig] = {
 
 
 def state_name(state: StateConfig) -> str:
-    """The registry's name of a kind of state, whatever its size."""
+    """The registry's name of a kind of state, whatever its size and whichever pass writes it."""
     if isinstance(state, FastWeights):
         return f"fast-{state.form}"
     return next(name for name, known in STATES.items() if isinstance(state, type(known)))

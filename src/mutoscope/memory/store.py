@@ -3,7 +3,8 @@
 Layout `[layer, row, head, slot * tokens, head_dim]`. A row is one player. Keys lie rotated at the position at
 which they were written; only slots whose position can change (sinks) keep their unrotated original beside,
 and are always rotated from that original, never in place. A learned memory has one float32 state per layer, row and
-head; where frames enter it as they are evicted, their keys lie beside as the layer made them, with the turn of their place.
+head; where frames enter it as they are evicted, their keys lie beside as the layer made them, with the turn of their place, and if it is
+told by last denoising passes, their values too: those in the cache are the commit's.
 """
 
 from dataclasses import dataclass
@@ -52,11 +53,18 @@ class CacheSpec:
         state = state_of(self.policy)
         return self.slots if state is not None and state.written_at == "eviction" else 0
 
+    @property
+    def waiting_values(self) -> int:
+        """Those of the waiting slots that keep values of their own: all where the cache's are not the ones that the state is told."""
+        state = state_of(self.policy)
+        return self.waiting_slots if state is not None and state.written_from == "last pass" else 0
+
     def state_bytes(self, dtype: torch.dtype = torch.float32) -> int:
         """Bytes of a learned memory: its states (float32 at least) with what they begin from, and what waits to enter them."""
-        waiting, wide = self.rows * self.waiting_slots * self.tokens * self.head_dim, _wide(dtype).itemsize
+        per_slot, wide = self.rows * self.tokens * self.head_dim, _wide(dtype).itemsize
         states = (self.rows + 1) * self.state_floats * wide
-        return self.layers * self.heads * (waiting * dtype.itemsize + states) + waiting * wide
+        waiting = (self.waiting_slots + self.waiting_values) * per_slot * dtype.itemsize
+        return self.layers * self.heads * (waiting + states) + self.waiting_slots * per_slot * wide
 
     def slot_bytes(self, slot: int, dtype: torch.dtype = torch.float32) -> int:
         """What one slot of one row takes of `bytes`: keys and values, and the originals of a slot whose frame may move."""
@@ -84,7 +92,7 @@ class MemoryStore:
             return torch.zeros(spec.layers, spec.rows, spec.heads, count * spec.tokens, spec.head_dim, device=device, dtype=dtype)
 
         self.keys, self.values, self.originals = slots(spec.slots), slots(spec.slots), slots(spec.moving_slots)
-        self.waiting = slots(spec.waiting_slots)
+        self.waiting, self.waiting_values = slots(spec.waiting_slots), slots(spec.waiting_values)
         turns = (spec.rows, 1, spec.waiting_slots * spec.tokens, spec.head_dim // 2)
         self.waiting_turns = torch.zeros(turns, device=device, dtype=torch.complex128 if dtype == torch.float64 else torch.complex64)
         wide = torch.zeros(spec.layers, spec.heads, spec.state_floats, device=device, dtype=_wide(dtype))
@@ -99,7 +107,7 @@ class MemoryStore:
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """All that belongs to rows, and so is parked."""
-        return self.keys, self.values, self.originals, self.waiting, self.waiting_turns, self.states
+        return self.keys, self.values, self.originals, self.waiting, self.waiting_values, self.waiting_turns, self.states
 
     @property
     def bytes(self) -> int:
@@ -126,13 +134,20 @@ class MemoryStore:
             if slot < self.spec.moving_slots:
                 self.originals[layer, rows, :, target] = original[:, :, source]
 
-    def await_eviction(self, layer: int, rows: slice, slots: tuple[int, ...], keys: Tensor, turns: Tensor) -> None:
-        """Keep a chunk's keys `[row, head, frames * tokens, head_dim]` as the layer made them, and their timeless turns, for the state."""
+    def await_eviction(self, layer: int, rows: slice, slots: tuple[int, ...], keys: Tensor, values: Tensor, turns: Tensor) -> None:
+        """Keep what a chunk will tell the state: `[row, head, frames * tokens, head_dim]` as the layer made it, and timeless turns."""
         for place, slot in enumerate(slots):
             source, target = self.span(place), self.span(slot)
             self.waiting[layer, rows, :, target] = keys[:, :, source]
+            if self.spec.waiting_values:
+                self.waiting_values[layer, rows, :, target] = values[:, :, source]
             if layer == 0:
                 self.waiting_turns[rows, :, target] = turns[..., source, :]
+
+    def awaited(self, layer: int, rows: slice, slot: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys, values and turns with which the frame in a slot enters the state."""
+        span, values = self.span(slot), self.waiting_values if self.spec.waiting_values else self.values
+        return self.waiting[layer, rows, :, span], values[layer, rows, :, span], self.waiting_turns[rows, :, span]
 
     def take_evicted(self, rows: slice, plan: ChunkPlan) -> tuple[SlotSource, ...]:
         """The evicted frames that nobody has taken yet, oldest first; from now on they count as taken."""

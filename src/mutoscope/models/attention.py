@@ -3,6 +3,7 @@
     WholeClip   every frame sees every frame (bidirectional)
     CleanHalf   clean chunk b sees the clean sources that the policy gives it, and itself
     NoisyHalf   noisy chunk b sees the same clean sources, and itself; never another noisy chunk
+    LastPasses  a NoisyHalf that tells learned memories of the kind "last pass" what its chunks are
     (streaming with memory is rollout.executor.Streaming: the same lists, read from a store)
 
 Chunks attend in groups (models.groups): one call for many, on gathered keys. A plain loop over chunks, which is literally the streaming
@@ -20,6 +21,7 @@ from mutoscope.core.errors import ConfigError
 from mutoscope.core.shapes import TokenGrid
 from mutoscope.memory.ledger import ChunkSources
 from mutoscope.memory.policy import Blend
+from mutoscope.models.clip_memory import States, read_chunks, write_chunks
 from mutoscope.models.groups import Bank, Group, group_chunks
 from mutoscope.models.recall import RecallLayer
 from mutoscope.models.rope import rotate, rotations
@@ -76,18 +78,19 @@ class Turns:
         return Turns(self.whole * place, self.timeless * place, place if self.place is None else self.place * place)
 
 
-Frames = tuple[Tensor, ...]
-
-
 @dataclass
 class ClipLayout:
-    """A clip's chunks with their key sources, and the rotations of its frames; or the last chunks of a clip alone (`since`)."""
+    """A clip's chunks with their key sources, and the rotations of its frames; or the last chunks of a clip alone (`since`).
+
+    `context` leading frames are given, in play as real frames that are committed and never denoised.
+    """
 
     chunks: tuple[ChunkSources, ...]
     grid: TokenGrid
     head_dim: int
     device: torch.device
     dtype: torch.dtype
+    context: int = 0
     turns: Turns = field(init=False)
     groups: tuple[Group, ...] = field(init=False)
 
@@ -183,15 +186,18 @@ class Context:
 
     layers  per layer: keys turned to their place but not their position, keys turned to both, and values
     states  per layer, for models with a learned memory: by its first frame, the state that each chunk's denoising passes read
+    told    per layer, for memories written from last passes, in place of states: the clean keys and values as the layer made them, with
+            which frames enter that nobody denoised (class LastPasses)
     """
 
     layers: list[tuple[Tensor, Tensor, Tensor]]
-    states: list[dict[int, Tensor]] = field(default_factory=list)
+    states: list[States] = field(default_factory=list)
+    told: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def without_frames(self) -> "Context":
-        """Keys and values without gradient; what was written into states keeps it."""
+        """Keys and values without gradient; what is written into states keeps it."""
         layers = [(original.detach(), rotated.detach(), values.detach()) for original, rotated, values in self.layers]
-        return Context(layers, self.states)
+        return replace(self, layers=layers)
 
 
 class CleanHalf:
@@ -216,20 +222,14 @@ class CleanHalf:
         return attend_clip(self.layout, rotate(queries, self.turns.whole), (rotated, values), (original, rotated, values))
 
     def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Writes chunk after chunk as play does: what was evicted when a chunk opens, or the chunk itself when it is committed."""
-        parts, at_commit = self.layout, memory.written_at == "commit"
-        with torch.autocast(queries.device.type, enabled=False):
-            told, write, state = parts.frames(memory.address(keys, self.turns.timeless)), memory.writer(), memory.start(queries.shape[0])
-            own_values, before, after = parts.frames(values.to(state.dtype)), {}, {}
-            for chunk in parts.chunks:
-                for frame in () if at_commit else chunk.evicted:
-                    state = write(state, told[frame], own_values[frame])
-                before[chunk.chunk.start], span = state, parts.span(chunk)
-                if at_commit:
-                    state = write(state, torch.cat(told[span], dim=2), torch.cat(own_values[span], dim=2))
-                after[chunk.chunk.start] = state
-            self.context.states.append(before)
-            return recall_clip(parts, memory, after, memory.address(queries, self.turns.timeless)).to(queries.dtype)
+        """Commits write, then read. A memory that is written from last passes knows no commits: none writes, and none reads."""
+        if memory.written_from == "last pass":
+            self.context.told.append((keys, values))
+            return torch.zeros_like(queries)
+        chunks, tokens, turn = self.layout.chunks, self.layout.grid.tokens, self.turns.timeless
+        before, after = write_chunks(chunks, tokens, memory, keys, values, turn)
+        self.context.states.append(before)
+        return read_chunks(chunks, tokens, memory, after, queries, turn)
 
 
 class NoisyHalf:
@@ -249,36 +249,49 @@ class NoisyHalf:
         return attend_clip(self.layout, rotate(queries, self.turns.whole), (rotated, values), self.context.layers[layer])
 
     def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Reads the state that the clean past left, and writes nothing."""
-        with torch.autocast(queries.device.type, enabled=False):
-            asked = memory.address(queries, self.turns.timeless)
-            return recall_clip(self.layout, memory, self.context.states[layer], asked).to(queries.dtype)
+        """Reads the state that the past left, and writes nothing."""
+        return self.read(memory, self.context.states[layer], queries)
+
+    def read(self, memory: RecallLayer, states: States, queries: Tensor) -> Tensor:
+        """What its chunks recall from the states beside them."""
+        return read_chunks(self.layout.chunks, self.layout.grid.tokens, memory, states, queries, self.turns.timeless)
 
 
-MOST_STATES = 1 << 26  # numbers in the states that are read at once
+class LastPasses:
+    """The noisy half where its passes are the chunks' last: what they write into a learned memory is what later chunks read.
 
+    `states` collects, per layer, those that the passes of each chunk read. A memory that is written from commits is read alone.
+    """
 
-def recall_clip(layout: ClipLayout, memory: RecallLayer, states: dict[int, Tensor], queries: Tensor) -> Tensor:
-    """What all chunks recall, each from the state under its first frame: neighbours of one length at once, as rows of a batch."""
-    tokens, batch, outputs, start = layout.grid.tokens, queries.shape[0], [], 0
-    for run in _alike(layout.chunks, MOST_STATES // states[layout.start].numel()):
-        stop = start + sum(chunk.chunk.length for chunk in run) * tokens
-        state = torch.stack([states[chunk.chunk.start] for chunk in run], dim=1).flatten(0, 1)
-        asked = queries[:, :, start:stop].unflatten(2, (len(run), -1)).transpose(1, 2).flatten(0, 1)
-        outputs.append(memory.read(state, asked).unflatten(0, (batch, len(run))).transpose(1, 2).flatten(2, 3))
-        start = stop
-    return torch.cat(outputs, dim=2)
+    def __init__(self, half: NoisyHalf) -> None:
+        if half.layout.start:
+            raise ConfigError(f"last passes write from the beginning of a clip on, not from its frame {half.layout.start}")
+        self.half = half
+        self.states: list[States] = []
 
+    def placed(self, place: Tensor) -> "LastPasses":
+        """The same passes, turned to places too; they collect into the same list."""
+        passes = LastPasses(self.half.placed(place))
+        passes.states = self.states
+        return passes
 
-def _alike(chunks: tuple[ChunkSources, ...], most: int) -> list[list[ChunkSources]]:
-    """Runs of at most `most` (at least 1) neighbouring chunks of one length."""
-    runs: list[list[ChunkSources]] = []
-    for chunk in chunks:
-        if runs and runs[-1][0].chunk.length == chunk.chunk.length and len(runs[-1]) < most:
-            runs[-1].append(chunk)
-        else:
-            runs.append([chunk])
-    return runs
+    def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        return self.half(layer, queries, keys, values)
+
+    def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Each pass reads what the chunks before it wrote, then writes."""
+        half = self.half
+        before = half.context.states[layer] if memory.written_from == "commit" else self._write(layer, memory, keys, values)
+        self.states.append(before)
+        return half.read(memory, before, queries)
+
+    def _write(self, layer: int, memory: RecallLayer, keys: Tensor, values: Tensor) -> States:
+        """The frames of the real beginning enter as their commits made them, all others as these passes do."""
+        parts, turn = self.half.layout, self.half.turns.timeless
+        real, pairs = parts.context * parts.grid.tokens, zip(self.half.context.told[layer], (keys, values), strict=True)
+        entering = [torch.cat([clean[:, :, :real], noisy[:, :, real:]], dim=2) for clean, noisy in pairs]
+        before, _ = write_chunks(parts.chunks, parts.grid.tokens, memory, entering[0], entering[1], turn)
+        return before
 
 
 def attend_clip(layout: ClipLayout, queries: Tensor, own: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor, Tensor]) -> Tensor:

@@ -3,13 +3,15 @@
 Streaming, frame by frame with memory, is rollout.executor.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from mutoscope.memory.kinds import MemoryWrites
 from mutoscope.memory.ledger import layout
 from mutoscope.memory.policy import Policy
-from mutoscope.models.attention import CleanHalf, ClipLayout, Context, NoisyHalf, WholeClip
+from mutoscope.models.attention import CleanHalf, ClipLayout, Context, LastPasses, NoisyHalf, WholeClip
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.rope import rotations
 from mutoscope.models.transformer import VideoTransformer
@@ -22,10 +24,15 @@ def bidirectional(model: VideoTransformer, latents: Tensor, sigma: Tensor, condi
     return model(latents, sigma, conditions, WholeClip(rotation))
 
 
-def clip_layout(model: VideoTransformer, policy: Policy, lengths: tuple[int, ...], device: torch.device | str) -> ClipLayout:
-    """The chunks of a clip with the key sources that `policy` gives each: the lists that streaming uses too."""
+def clip_layout(
+    model: VideoTransformer, policy: Policy, lengths: tuple[int, ...], device: torch.device | str, context: int = 0
+) -> ClipLayout:
+    """The chunks of a clip with the key sources that `policy` gives each: the lists that streaming uses too.
+
+    The first `context` frames are real ones; the others are made, so that a memory may be written from their last pass.
+    """
     dtype = next(model.parameters()).dtype
-    return ClipLayout(layout(policy, lengths), model.config.grid, model.config.head_dim, torch.device(device), dtype)
+    return ClipLayout(layout(policy, lengths), model.config.grid, model.config.head_dim, torch.device(device), dtype, context)
 
 
 def encode_context(model: VideoTransformer, clean: Tensor, conditions: Conditions, clip: ClipLayout) -> Context:
@@ -42,6 +49,26 @@ def denoise_given_context(
     return model(noisy, sigma, conditions, NoisyHalf(clip, context))
 
 
+def denoise_last(
+    model: VideoTransformer, noisy: Tensor, sigma: Tensor, conditions: Conditions, clip: ClipLayout, context: Context
+) -> tuple[Tensor, Context]:
+    """The noisy half as every chunk's last pass, under the clip's own conditions; and the context with what it wrote into a learned memory.
+
+    Where memories are written from commits, or there are none, that is `denoise_given_context` and the context as it was.
+    """
+    passes = LastPasses(NoisyHalf(clip, context))
+    velocity = model(noisy, sigma, conditions, passes)
+    return velocity, replace(context, states=passes.states)
+
+
+def with_last_passes(
+    model: VideoTransformer, noisy: Tensor, sigma: Tensor, conditions: Conditions, clip: ClipLayout, context: Context
+) -> Context:
+    """The context as `denoise_last` leaves it; costs a pass only where a memory is written from last passes."""
+    told = any(memory.written_from == "last pass" for memory in model.memories)
+    return denoise_last(model, noisy, sigma, conditions, clip, context)[1] if told else context
+
+
 def teacher_forced(
     model: VideoTransformer,
     clean: Tensor,
@@ -53,9 +80,11 @@ def teacher_forced(
 ) -> Tensor:
     """Velocity of the noisy half of `[clean | noisy]`; gradient flows through the clean half's keys and values.
 
-    Guidance nulls the noisy half's conditions alone: the past keeps its actions, so that one cache serves both branches.
+    Guidance nulls the noisy half's conditions alone: the past keeps its actions, so that one cache serves both branches. So does what
+    last passes write into a learned memory, here the noisy half under the clean half's conditions.
     """
     context = encode_context(model, clean, clean_conditions, clip)
+    context = with_last_passes(model, noisy, sigma, clean_conditions, clip, context)
     return denoise_given_context(model, noisy, sigma, noisy_conditions, clip, context)
 
 
@@ -80,9 +109,10 @@ def replay_since(
 ) -> Tensor:
     """The end of `replay`, from the chunk on that begins at `frame`: exact too, for these chunks are given the whole past.
 
-    With `writes` "taught", gradient also flows through what the commit passes wrote into a learned memory; frames stay detached.
+    With `writes` "taught", gradient also flows through what was written into a learned memory; frames stay detached.
     """
     with torch.set_grad_enabled(torch.is_grad_enabled() and writes == "taught"):
         context = encode_context(model, clean, conditions, clip).without_frames()
+        context = with_last_passes(model, noisy, sigma, conditions, clip, context)
     own = conditions.frames(frame, clean.shape[1])
     return denoise_given_context(model, noisy[:, frame:], sigma[:, frame:], own, clip.since(frame), context)

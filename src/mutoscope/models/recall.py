@@ -1,4 +1,4 @@
-"""Learned memories beside the cache: one module per layer that writes what leaves the cache, or what is committed, into a state.
+"""Learned memories beside the cache: one module per layer that writes what leaves the cache, or every chunk, into a state.
 
 A state is one float32 tensor `[row, head, floats]`, so that store, parking and bytes know nothing of its kind. The module holds what is
 learned: how strongly it speaks (0 when it is added to a trained model, so that adding it changes nothing), how it writes, where it
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
 from mutoscope.memory import states
-from mutoscope.memory.kinds import FastWeights, GatedDelta, LinearState, StateConfig, WrittenAt
+from mutoscope.memory.kinds import FastWeights, GatedDelta, LinearState, StateConfig, WrittenAt, WrittenFrom
 from mutoscope.models.rope import rotate
 
 FIRST_RATE = 0.2  # at 1, a step is as large as a row, and two runs that differ in their last bits part within 2,000 writes
@@ -31,7 +31,12 @@ class RecallLayer(Protocol):
 
     @property
     def written_at(self) -> WrittenAt:
-        """When a chunk enters: as it is committed, or as its frames are evicted."""
+        """When a chunk enters: as it is made, or as its frames are evicted."""
+        ...
+
+    @property
+    def written_from(self) -> WrittenFrom:
+        """The pass whose keys and values enter: the chunk's commit, or its last denoising pass."""
         ...
 
     def start(self, rows: int) -> Tensor:
@@ -55,9 +60,9 @@ def recall_layer(config: StateConfig, heads: int, head_dim: int) -> "LearnedReca
     """The module of a kind of state."""
     match config:
         case LinearState():
-            return LinearRecall(heads, head_dim)
+            return LinearRecall(config, heads, head_dim)
         case GatedDelta():
-            return DeltaRecall(heads, head_dim)
+            return DeltaRecall(config, heads, head_dim)
         case FastWeights():
             return FastRecall(config, heads, head_dim)
 
@@ -67,8 +72,9 @@ class LinearRecall(nn.Module):
 
     written_at: WrittenAt = "eviction"
 
-    def __init__(self, heads: int, head_dim: int) -> None:
+    def __init__(self, config: LinearState, heads: int, head_dim: int) -> None:
         super().__init__()
+        self.written_from: WrittenFrom = config.written_from
         self.heads, self.head_dim = heads, head_dim
         self.out = nn.Parameter(torch.zeros(heads, head_dim, head_dim))
 
@@ -100,8 +106,9 @@ class DeltaRecall(nn.Module):
 
     written_at: WrittenAt = "eviction"
 
-    def __init__(self, heads: int, head_dim: int) -> None:
+    def __init__(self, config: GatedDelta, heads: int, head_dim: int) -> None:
         super().__init__()
+        self.written_from: WrittenFrom = config.written_from
         self.heads, self.head_dim = heads, head_dim
         self.out = nn.Parameter(torch.zeros(heads, head_dim, head_dim))
         self.keep, self.rate = nn.Parameter(torch.zeros(heads, head_dim)), nn.Parameter(torch.zeros(heads, head_dim))
@@ -135,15 +142,16 @@ class DeltaRecall(nn.Module):
 
 
 class FastRecall(nn.Module):
-    """out = tanh(alpha) rms(f_W(q)); W begins at learned weights and takes one gradient step per commit, at learned rates eta.
+    """out = tanh(alpha) rms(f_W(q)); W begins at learned weights and takes one gradient step per chunk, at learned rates eta.
 
     `inward` `[head, rows, D]` is the first matrix (SwiGLU: gate over up), `outward` `[head, D, hidden]` the last. Each has its rate.
     """
 
-    written_at: WrittenAt = "commit"
+    written_at: WrittenAt = "chunk"
 
     def __init__(self, config: FastWeights, heads: int, head_dim: int) -> None:
         super().__init__()
+        self.written_from: WrittenFrom = config.written_from
         self.config, self.heads, self.head_dim = config, heads, head_dim
         self.width, self.inner = config.hidden * head_dim, config.inner_rows * head_dim
         self.inward = nn.Parameter(torch.zeros(heads, self.inner, head_dim))

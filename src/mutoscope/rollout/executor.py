@@ -4,6 +4,7 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.shapes import TokenGrid
+from mutoscope.memory.kinds import WrittenFrom
 from mutoscope.memory.ledger import ChunkPlan
 from mutoscope.memory.store import MemoryStore
 from mutoscope.models.attention import Turns
@@ -19,13 +21,17 @@ from mutoscope.models.recall import RecallLayer
 from mutoscope.models.rope import rotate, rotations
 from mutoscope.models.transformer import VideoTransformer
 
+PassKind = Literal["denoising", "last", "commit", "real"]
+"""What a pass is to its chunk. "last": the denoising pass, under the chunk's own conditions, whose step gives the sample. "commit" writes
+what was denoised, and "real" what was not: a world's beginning."""
+
 
 @dataclass(frozen=True)
 class Pass:
     """One chunk of `rows` of a store at one noise level: latents `[row, frame, C, H, W]`, sigma a float for all of them.
 
-    Every pass writes its keys and values into the chunk's own slots; the last one, at sigma 0, is the commit, and it alone writes
-    into a learned memory.
+    Every pass writes its keys and values into the chunk's own slots; what is left there is the commit's, at sigma 0. One of them writes
+    into a learned memory (WRITERS).
     """
 
     store: MemoryStore
@@ -34,8 +40,14 @@ class Pass:
     latents: Tensor
     sigma: float
     conditions: Conditions
-    commits: bool = False
+    kind: PassKind = "denoising"
 
+
+WRITERS: dict[WrittenFrom, tuple[PassKind, ...]] = {"commit": ("commit", "real"), "last pass": ("last", "real")}
+READERS: dict[WrittenFrom, tuple[PassKind, ...]] = {
+    "commit": ("denoising", "last", "commit", "real"),
+    "last pass": ("denoising", "last"),  # so that what lies in the cache depends on clean frames alone
+}
 
 Planner = Generator[Pass, Tensor, Tensor]
 """Yields passes, is sent their velocities, returns the chunk's clean latents."""
@@ -79,7 +91,7 @@ class Streaming:
         return scaled_dot_product_attention(rotate(queries[part], turns.whole), past_keys, past_values, attn_mask=segment.hidden)
 
     def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Commits write where the memory is written by commits; all passes read."""
+        """Each pass writes and reads as its kind does; a commit reads what it wrote, a last pass what the chunks before it did."""
         parts = [segment.batch for segment in self.segments]
         read = [
             self._recall(layer, segment, memory, queries[part], keys[part], values[part])
@@ -88,12 +100,27 @@ class Streaming:
         return read[0] if len(read) == 1 else torch.cat(read)
 
     def _recall(self, layer: int, segment: Segment, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        if segment.item.kind != "last":
+            self._write(layer, segment, memory, keys, values)
+        recalled = self._read(layer, segment, memory, queries)
+        if segment.item.kind == "last":
+            self._write(layer, segment, memory, keys, values)
+        return recalled
+
+    def _write(self, layer: int, segment: Segment, memory: RecallLayer, keys: Tensor, values: Tensor) -> None:
         store, rows, turn, item = segment.item.store, segment.item.rows, segment.turns.timeless, segment.item
+        if item.kind not in WRITERS[memory.written_from]:
+            return
         if memory.written_at == "eviction":
-            store.await_eviction(layer, rows, item.plan.write_slots, keys, turn)
-        elif item.commits:
+            store.await_eviction(layer, rows, item.plan.write_slots, keys, values, turn)
+        else:
             store.states[layer, rows] = memory.writer()(store.states[layer, rows], memory.address(keys, turn), values)
-        return memory.read(store.states[layer, rows], memory.address(queries, turn)).to(queries.dtype)
+
+    def _read(self, layer: int, segment: Segment, memory: RecallLayer, queries: Tensor) -> Tensor:
+        store, rows, item = segment.item.store, segment.item.rows, segment.item
+        if item.kind not in READERS[memory.written_from]:
+            return torch.zeros_like(queries)
+        return memory.read(store.states[layer, rows], memory.address(queries, segment.turns.timeless)).to(queries.dtype)
 
 
 @dataclass(frozen=True)
@@ -164,10 +191,8 @@ def remember_evicted(model: VideoTransformer, item: Pass) -> None:
         if blend.blend.frame in frames:
             store.blend(rows, blend)
     for source in evicted if store.spec.waiting_slots else ():
-        span = store.span(source.slot)
-        turn = store.waiting_turns[rows, :, span]
         for layer, memory in enumerate(model.memories):
-            keys, values = store.waiting[layer, rows, :, span], store.values[layer, rows, :, span]
+            keys, values, turn = store.awaited(layer, rows, source.slot)
             store.states[layer, rows] = memory.writer()(store.states[layer, rows], memory.address(keys, turn), values)
 
 

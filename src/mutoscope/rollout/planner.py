@@ -5,6 +5,7 @@ Another way of sampling (fused commit, rolling windows, speculation) is another 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from mutoscope.memory.ledger import ChunkPlan
 from mutoscope.memory.store import MemoryStore
 from mutoscope.models.conditions import Conditions
 from mutoscope.objectives.guidance import guide
-from mutoscope.rollout.executor import Pass, Planner
+from mutoscope.rollout.executor import Pass, PassKind, Planner
 
 Noise = Callable[[int, int], Tensor]
 """(first frame of the chunk, draw within the chunk) -> standard normal latents `[row, frame, C, H, W]`."""
@@ -47,7 +48,8 @@ def few_step_chunk(job: ChunkJob, levels: tuple[float, ...], trace: Trace) -> Pl
     plan = job.store.open_chunk(job.rows, job.length)
     x = job.noise(plan.chunk.start, 0)
     for index, sigma in enumerate(levels):
-        velocity = yield Pass(job.store, job.rows, plan, x, sigma, job.conditions)
+        kind: PassKind = "last" if index + 1 == len(levels) else "denoising"
+        velocity = yield Pass(job.store, job.rows, plan, x, sigma, job.conditions, kind)
         x0 = x - sigma * velocity
         if index + 1 < len(levels):
             after = levels[index + 1]
@@ -61,23 +63,28 @@ def few_step_chunk(job: ChunkJob, levels: tuple[float, ...], trace: Trace) -> Pl
 def euler_chunk(job: ChunkJob, grid: tuple[float, ...], guidance: float) -> Planner:
     """Solve the probability-flow ODE down `grid` (1 ... 0) with Euler steps, as teachers are sampled.
 
-    Guidance costs a second pass per step whose own conditions are null; a guidance of exactly 1 needs none.
+    Guidance costs a second pass per step whose own conditions are null; a guidance of exactly 1 needs none. It goes first, so that the
+    last pass is the last step's conditional one, and what that writes into a learned memory is read by none of this chunk's passes.
     """
     plan = job.store.open_chunk(job.rows, job.length)
     x = job.noise(plan.chunk.start, 0)
     null = job.conditions.without_actions((job.length,))
-    for sigma, after in zip(grid[:-1], grid[1:], strict=True):
-        velocity = yield Pass(job.store, job.rows, plan, x, sigma, job.conditions)
-        if guidance != 1.0:
+    for index, (sigma, after) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
+        kind: PassKind = "last" if index + 2 == len(grid) else "denoising"
+        if guidance == 1.0:
+            velocity = yield Pass(job.store, job.rows, plan, x, sigma, job.conditions, kind)
+        else:
             unconditional = yield Pass(job.store, job.rows, plan, x, sigma, null)
-            velocity = guide(velocity, unconditional, guidance)
+            velocity = guide((yield Pass(job.store, job.rows, plan, x, sigma, job.conditions, kind)), unconditional, guidance)
         x = x - (sigma - after) * velocity
     return x
 
 
-def commit_chunk(store: MemoryStore, rows: slice, clean: Tensor, conditions: Conditions) -> Planner:
-    """The pass at sigma 0 that writes a finished (or real) chunk into memory. Returns the chunk."""
+def commit_chunk(
+    store: MemoryStore, rows: slice, clean: Tensor, conditions: Conditions, kind: Literal["commit", "real"] = "commit"
+) -> Planner:
+    """The pass at sigma 0 that writes a finished chunk into memory, or with kind "real" one that nobody denoised. Returns the chunk."""
     plan = store.open_chunk(rows, clean.shape[1])
-    yield Pass(store, rows, plan, clean, 0.0, conditions, commits=True)
+    yield Pass(store, rows, plan, clean, 0.0, conditions, kind)
     store.commit(rows)
     return clean

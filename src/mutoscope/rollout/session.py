@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -130,7 +130,7 @@ class Session:
         vectors = torch.from_numpy(np.array(actions, dtype=np.float32)).to(self.device)
         conditions = clip_conditions(vectors, torch.from_numpy(np.array(known, dtype=bool)).to(self.device), self.codec.temporal_stride)
         for frame in range(latents.shape[1]):
-            self._commit(latents[:, frame : frame + 1], conditions.frames(frame, frame + 1))
+            self._commit(latents[:, frame : frame + 1], conditions.frames(frame, frame + 1), "real")
         self.travel = conditions.travelled()[:, -1]
         self.num_frames = latents.shape[1]
 
@@ -148,7 +148,7 @@ class Session:
         if self.pending is not None:
             assert self.pending_conditions is not None
             began = time.perf_counter()
-            self._commit(self.pending, self.pending_conditions)
+            self._commit(self.pending, self.pending_conditions, "commit")
             self.pending = self.pending_conditions = None
             self.commit_seconds += time.perf_counter() - began
 
@@ -206,8 +206,8 @@ class Session:
         self.codec_state = self.codec.start_decoding(self.rows)
         self.travel = torch.zeros_like(self.travel)
 
-    def _commit(self, latents: Tensor, conditions: Conditions) -> None:
-        drive(self.executor, [commit_chunk(self.store, slice(0, self.rows), latents, conditions)])
+    def _commit(self, latents: Tensor, conditions: Conditions, kind: Literal["commit", "real"]) -> None:
+        drive(self.executor, [commit_chunk(self.store, slice(0, self.rows), latents, conditions, kind)])
 
     def _conditions(self, actions: np.ndarray, known: np.ndarray) -> Conditions:
         tensor = torch.from_numpy(np.ascontiguousarray(actions, dtype=np.float32)).to(self.device)

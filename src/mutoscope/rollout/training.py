@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ class RolloutPlan:
 class Rollout:
     """clean: context and generated frames, as committed; noisy, sigma: exit-step inputs (context frames: themselves at 0).
 
-    `lengths` are the chunks, context frames one by one; `generated` `[B, F]` is 1 where the student made the frame.
+    `lengths` are the chunks, the `context` frames one by one; `generated` `[B, F]` is 1 where the student made the frame.
     """
 
     clean: Tensor
@@ -37,6 +38,7 @@ class Rollout:
     sigma: Tensor
     generated: Tensor
     lengths: tuple[int, ...]
+    context: int
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,9 @@ def roll_out(model: VideoTransformer, plan: RolloutPlan, real: Tensor, condition
             (clean[:, start:stop],) = drive(executor, [few_step_chunk(ChunkJob(store, rows, length, own, noise), levels, trace)])
             noisy[:, start:stop], sigma[:, start:stop] = trace.inputs[0], trace.sigmas[0]
         if stop < frames:
-            drive(executor, [commit_chunk(store, rows, clean[:, start:stop].clone(), own)])
+            kind: Literal["commit", "real"] = "commit" if index >= plan.context else "real"
+            drive(executor, [commit_chunk(store, rows, clean[:, start:stop].clone(), own, kind)])
         start = stop
     generated = real.new_ones(batch, frames)
     generated[:, : plan.context] = 0
-    return Rollout(clean, noisy, sigma, generated, lengths)
+    return Rollout(clean, noisy, sigma, generated, lengths, plan.context)

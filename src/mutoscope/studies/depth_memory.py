@@ -24,6 +24,7 @@ from mutoscope.memory.kinds import FastWeights, GatedDelta, LinearState
 from mutoscope.memory.policy import Full, PolicyConfig, SinkWindow, Stateful, Window
 from mutoscope.models.checkpoint import Checkpoint, load_checkpoint
 from mutoscope.rollout.session import Session, SessionConfig, default_config, with_steps
+from mutoscope.studies.depth_probe import CHANCE, ProbeConfig, probe_rows
 from mutoscope.studies.recall import dream
 from mutoscope.train.chain import Chain, open_chain, train_chain
 from mutoscope.train.config import MatchingStage, RunConfig
@@ -39,29 +40,37 @@ MEMORIES: dict[str, Callable[[int], PolicyConfig]] = {
     "window+linear": lambda frames: Stateful(Window(WINDOW), LinearState()),
     "window+gated-delta": lambda frames: Stateful(Window(WINDOW), GatedDelta()),
 }
+# The same memories written from the last denoising pass in place of the commit: layers of their own, trained so from the teacher on.
+LAST_PASS: dict[str, Callable[[int], PolicyConfig]] = {
+    "window+fast-weights, last pass": lambda frames: Stateful(Window(WINDOW), FastWeights("swiglu", written_from="last pass")),
+    "window+linear, last pass": lambda frames: Stateful(Window(WINDOW), LinearState(written_from="last pass")),
+}
 # Matching that lets gradient into the writes, on top of the same teacher and consistency student.
-TAUGHT = {"window+fast-weights, taught": "window+fast-weights", "window+linear, taught": "window+linear"}
+TAUGHT = {f"{name}, taught": name for name in ("window+fast-weights", "window+linear", *LAST_PASS)}
+# In the order in which they are run and shown: what is written from last passes comes after the others.
+NAMES = (*MEMORIES, *(name for name, base in TAUGHT.items() if base in MEMORIES), *LAST_PASS, *(f"{name}, taught" for name in LAST_PASS))
 SEEDS = {"sink+window": 5, "window+fast-weights": 5, "fast-weights": 5, "full": 5}
 FEW_SEEDS = 3
 TEACHER_STEPS = 16
-CODE_VERSION = 1  # raise it when the code changes what a piece would find: pieces of another version are run again
+CODE_VERSION = 2  # raise it when the code changes what a piece would find: pieces of another version are run again
 OF_SEED, OF_MEMORY = ("codec", "bidirectional"), ("autoregressive", "consistency")
 TIMED_FRAMES, WARM_UP = 40, 8
 
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """What is asked of every checkpoint: leading turns, frames looked away, episodes."""
+    """What is asked of every checkpoint: leading turns, frames looked away, episodes; and of its hidden states."""
 
     lead: int = 12
     away: tuple[int, ...] = (12, 24, 48, 96)
     episodes: int = 48
     seed: int = 1_000_003
+    probe: ProbeConfig = ProbeConfig()
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A memory by its name (of MEMORIES or TAUGHT), and a seed."""
+    """A memory by its name (of NAMES), and a seed."""
 
     memory: str
     seed: int
@@ -69,7 +78,12 @@ class Piece:
     @property
     def name(self) -> str:
         """File name without ending."""
-        return f"{self.memory.replace(', ', '-')}-seed{self.seed}"
+        return f"{self.slug}-seed{self.seed}"
+
+    @property
+    def slug(self) -> str:
+        """The memory's name as part of a path."""
+        return self.memory.replace(", ", "-").replace(" ", "-")
 
     @property
     def taught(self) -> bool:
@@ -88,14 +102,13 @@ MakeRun = Callable[[PolicyConfig, int], RunConfig]
 def grid() -> tuple[Piece, ...]:
     """All pieces, seed by seed, so that an unfinished grid is balanced."""
     most = max(SEEDS.values())
-    names = (*MEMORIES, *TAUGHT)
-    return tuple(Piece(name, seed) for seed in range(most) for name in names if seed < SEEDS.get(name, FEW_SEEDS))
+    return tuple(Piece(name, seed) for seed in range(most) for name in NAMES if seed < SEEDS.get(name, FEW_SEEDS))
 
 
 def piece_run(make_run: MakeRun, piece: Piece) -> RunConfig:
     """The run of a piece; a full memory holds the clip."""
     frames = make_run(Window(WINDOW), piece.seed).clip_frames
-    run = make_run(MEMORIES[piece.base.memory](frames), piece.seed)
+    run = make_run((MEMORIES | LAST_PASS)[piece.base.memory](frames), piece.seed)
     if not piece.taught:
         return run
     stages = (replace(stage, memory_writes="taught") if isinstance(stage, MatchingStage) else stage for stage in run.stages)
@@ -120,11 +133,11 @@ def run_piece(
     began = time.monotonic()
     seed = folder / f"seed-{piece.seed}"
     train_chain(open_chain(make_run(Window(WINDOW), piece.seed), seed / "base", *data, workers), OF_SEED, _say)
-    share(seed / "base", seed / piece.base.memory, (*OF_SEED, "latents"))
-    chain = open_chain(piece_run(make_run, piece.base), seed / piece.base.memory, *data, workers)
+    share(seed / "base", seed / piece.base.slug, (*OF_SEED, "latents"))
+    chain = open_chain(piece_run(make_run, piece.base), seed / piece.base.slug, *data, workers)
     if piece.taught:
         train_chain(chain, OF_MEMORY, _say)
-        share(seed / piece.base.memory, seed / piece.name, (*OF_SEED, "latents", *OF_MEMORY))
+        share(seed / piece.base.slug, seed / piece.name, (*OF_SEED, "latents", *OF_MEMORY))
         chain = open_chain(piece_run(make_run, piece), seed / piece.name, *data, workers)
     train_chain(chain, (), _say)
     if workers.leads:
@@ -145,10 +158,11 @@ def share(source: Path, target: Path, names: tuple[str, ...]) -> None:
 
 
 def score_piece(chain: Chain, config: StudyConfig) -> dict:
-    """All depths at all distances, with what the baselines score on the same episodes."""
+    """All depths at all distances, with what the baselines score on the same episodes, and what their hidden states tell of the past."""
     data = chain.run.data
     env = make_world(data.world, height=data.height, width=data.width, frame_skip=data.frame_skip)
     clips = [play_truth(env, RecallTask(config.lead, away), config.episodes, config.seed) for away in config.away]
+    turns, read = play_truth(env, config.probe.task, config.probe.episodes, config.probe.seed), []
     depths = {"teacher": ("autoregressive", TEACHER_STEPS), "consistency": ("consistency", 4)}
     depths |= {str(steps): (f"matching-{steps}", steps) for steps in (4, 2, 1)}
     rows, speeds = [], {}
@@ -156,9 +170,12 @@ def score_piece(chain: Chain, config: StudyConfig) -> dict:
         for depth, (stage, steps) in depths.items():
             checkpoint = load_checkpoint(chain.checkpoint_path(stage), chain.workers.device)
             rows += [score_depth(depth, checkpoint, steps, truth, bar) for truth in clips]
+            policy = session_config(checkpoint, steps, turns.frames.shape[1]).policy
+            read += probe_rows(depth, checkpoint, policy, steps, turns, config.probe)
             speeds[depth] = frame_seconds(checkpoint, session_config(checkpoint, steps, TIMED_FRAMES + 8))
     baseline = {str(away): float(score(copy_sink(truth), truth).identity.mean()) for away, truth in zip(config.away, clips, strict=True)}
-    return {"rows": rows, "seconds_per_frame": speeds, "copy_sink": baseline, "chance": landmark_chance(clips[0])}
+    probe = {"chance": CHANCE, "rows": read}
+    return {"rows": rows, "seconds_per_frame": speeds, "copy_sink": baseline, "chance": landmark_chance(clips[0]), "probe": probe}
 
 
 def session_config(checkpoint: Checkpoint, steps: int, frames: int) -> SessionConfig:

@@ -8,20 +8,33 @@ import numpy as np
 from mutoscope.core.errors import DataError, optional_import
 from mutoscope.core.files import read_json, write_atomically, write_bytes, write_json
 from mutoscope.core.provenance import provenance
-from mutoscope.studies.depth_memory import MEMORIES, TAUGHT
+from mutoscope.studies.depth_memory import LAST_PASS
+from mutoscope.studies.depth_memory import NAMES as ROWS
+from mutoscope.studies.depth_probe import CHANCE
 from mutoscope.studies.effects import Effect, effect, paired_effect
 
 DEPTHS = ("teacher", "consistency", "4", "2", "1")
 NAMES = {"teacher": "teacher, 16 steps", "consistency": "consistency, 4 steps", "4": "4 steps", "2": "2 steps", "1": "1 step"}
 BASELINE = "sink+window"
-ROWS = (*MEMORIES, *TAUGHT)
+# What is compared in `crossed`: each difference is that of two memories, by what their names end with.
+CROSSED = {
+    "last pass minus commit, stopped": (", last pass", ""),
+    "last pass minus commit, let in": (", last pass, taught", ", taught"),
+    "let in minus stopped, commit": (", taught", ""),
+    "let in minus stopped, last pass": (", last pass, taught", ", last pass"),
+}
+CROSSED_DEPTHS = ("2", "1")
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """All figures by (memory, depth, away, name) and seed, and what is the same for all."""
+    """All figures by (memory, depth, away, name) and seed, and what is the same for all.
+
+    `read` is what the probe read from hidden states, by (memory, depth, lag, pass, layer) and seed; pieces from before it have none.
+    """
 
     values: dict[tuple[str, str, int, str], dict[int, float]]
+    read: dict[tuple[str, str, int, str, int], dict[int, float]]
     distances: tuple[int, ...]
     chance: float
     copy_sink: dict[int, float]
@@ -49,9 +62,14 @@ def read_pieces(folder: Path) -> Pieces:
                 values.setdefault((file["memory"], row["depth"], row["away"], name), {})[file["seed"]] = float(row[name])
         for depth, seconds in file["seconds_per_frame"].items():
             values.setdefault((file["memory"], depth, 0, "ms"), {})[file["seed"]] = 1000 * sum(seconds.values())
+    read: dict[tuple[str, str, int, str, int], dict[int, float]] = {}
+    for file in files:
+        for row in file["probe"]["rows"] if "probe" in file else ():
+            key = file["memory"], row["depth"], row["lag"], row["pass"], row["layer"]
+            read.setdefault(key, {})[file["seed"]] = float(row["accuracy"])
     within = {row["away"]: row["within_clip"] for file in files for row in file["rows"]}
     copies = {away: float(np.mean([file["copy_sink"][str(away)] for file in files])) for away in within}
-    return Pieces(values, tuple(sorted(within)), float(np.mean([file["chance"] for file in files])), copies, within)
+    return Pieces(values, read, tuple(sorted(within)), float(np.mean([file["chance"] for file in files])), copies, within)
 
 
 def recall_table(pieces: Pieces) -> str:
@@ -128,6 +146,43 @@ def _signed(item: Effect) -> str:
     return f"{item.mean:+.3f} [{item.low:+.3f}, {item.high:+.3f}], {verdict}"
 
 
+def crossed(pieces: Pieces) -> dict[str, dict[str, Effect]]:
+    """The two factors of writing, paired by seed: the pass that a memory is written from, and gradient into its writes in matching."""
+    found: dict[str, dict[str, Effect]] = {}
+    for base in (name.removesuffix(", last pass") for name in LAST_PASS):
+        for depth in CROSSED_DEPTHS:
+            recall = {end: mean_recall(pieces, base + end, depth) for pair in CROSSED.values() for end in pair}
+            pairs = {name: paired_effect(recall[more], recall[less]) for name, (more, less) in CROSSED.items()}
+            if known := {name: item for name, item in pairs.items() if item is not None}:
+                found[f"{base}, {NAMES[depth]}"] = known
+    return found
+
+
+def crossed_table(found: dict[str, dict[str, Effect]]) -> str:
+    """Differences of recall with their intervals and the smallest that these seeds would have shown."""
+    lines = [f"| memory, depth | {' | '.join(CROSSED)} |", "| --- |" + " --- |" * len(CROSSED)]
+    for name, items in found.items():
+        cells = [f"{_signed(items[kind])} (detectable {items[kind].detectable:.3f})" if kind in items else "-" for kind in CROSSED]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def probe_table(pieces: Pieces) -> str:
+    """Tiles out of sight that a linear classifier reads from the last layer's keys and values: a line per memory and depth."""
+    lags, layers = sorted({key[2] for key in pieces.read}), sorted({key[4] for key in pieces.read})
+    columns = [(name, lag) for name in ("commit", "last") for lag in lags]
+    heads = [f"{'commit' if name == 'commit' else 'last pass'}, {lag} before" for name, lag in columns]
+    lines = [f"| memory | depth | {' | '.join(heads)} | seeds |", "| --- | --- |" + " --- |" * (len(heads) + 1)]
+    for memory, depth in ((memory, depth) for memory in ROWS for depth in DEPTHS):
+        cells = [pieces.read.get((memory, depth, lag, name, layers[-1]), {}) for name, lag in columns] if layers else []
+        if any(cells):
+            lines.append(f"| {memory} | {NAMES[depth]} | {' | '.join(map(_cell, cells))} | {len(cells[0])} |")
+    return (
+        "\n".join(lines)
+        + f"\n\nBalanced accuracy on episodes kept for it, guessing gives {CHANCE:.3f}. All layers: in the pieces' files.\n"
+    )
+
+
 def cost_table(pieces: Pieces) -> str:
     """Beside recall: does the world still move, what is kept in view, bytes, and time."""
     lines = ["| memory | depth | in view | moved | KiB | ms per frame |", "| --- | --- | --- | --- | --- | --- |"]
@@ -164,14 +219,18 @@ def draw(pieces: Pieces, output: Path) -> None:
 def write_report(folder: Path) -> str:
     """summary.json, summary.md and recall.png beside the pieces; returns the text."""
     pieces = read_pieces(folder)
-    found = comparisons(pieces)
+    found, factors = comparisons(pieces), crossed(pieces)
     inside = ", ".join(map(str, pieces.beyond))
     text = (
         f"## Recall\n\n{recall_table(pieces)}\n## Comparisons, paired by seed, mean over k = {inside}\n\n{comparison_table(found)}\n"
-        f"## Beside recall\n\n{cost_table(pieces)}"
+        f"## Which pass writes, and gradient into the writes, mean over k = {inside}\n\n{crossed_table(factors)}\n"
+        f"## The past in hidden states\n\n{probe_table(pieces)}\n## Beside recall\n\n{cost_table(pieces)}"
     )
-    plain = {name: {kind: asdict(value) for kind, value in item.items()} for name, item in found.items()}
-    write_json(folder / "summary.json", {"provenance": provenance(), "chance": pieces.chance, "comparisons": plain})
+    plain, factors_plain = (
+        {name: {kind: asdict(value) for kind, value in item.items()} for name, item in effects.items()} for effects in (found, factors)
+    )
+    head = {"provenance": provenance(), "chance": pieces.chance}
+    write_json(folder / "summary.json", {**head, "comparisons": plain, "crossed": factors_plain})
     write_bytes(folder / "summary.md", text.encode())
     draw(pieces, folder / "recall.png")
     return text

@@ -291,7 +291,8 @@ def memory_modules(run: RunConfig, stage: StageConfig) -> tuple[str, ...]:
         return ()
     frozen = isinstance(stage, MatchingStage) and stage.memory_writes == "frozen"
     taught = "writing frozen (matching reads what the detached past wrote)" if frozen else "writing taught"
-    return (f"{state_name(recall)}: {taught}",)
+    source = ", from last passes" if recall.written_from == "last pass" else ""
+    return (f"{state_name(recall)}: {taught}{source}",)
 
 
 def draw_starts(chain: Chain) -> Starts:

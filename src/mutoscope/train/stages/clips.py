@@ -23,5 +23,6 @@ def draw_context(run: RunConfig, draws: Draws, num_frames: int, limit: int) -> i
 
 def draw_layout(run: RunConfig, model: VideoTransformer, draws: Draws, clean: Tensor) -> tuple[tuple[int, ...], ClipLayout]:
     """Chunk lengths of a training clip (context frames one by one, as in play) and their key sources."""
-    lengths = chunk_lengths(clean.shape[1], run.chunk_frames, draw_context(run, draws, clean.shape[1], run.clip_frames))
-    return lengths, clip_layout(model, run.memory, lengths, clean.device)
+    context = draw_context(run, draws, clean.shape[1], run.clip_frames)
+    lengths = chunk_lengths(clean.shape[1], run.chunk_frames, context)
+    return lengths, clip_layout(model, run.memory, lengths, clean.device, context)

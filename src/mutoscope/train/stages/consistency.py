@@ -9,7 +9,7 @@ from torch import Tensor
 from mutoscope.models.attention import ClipLayout, Context
 from mutoscope.models.checkpoint import freeze
 from mutoscope.models.conditions import Conditions
-from mutoscope.models.denoise import denoise_given_context, encode_context
+from mutoscope.models.denoise import denoise_given_context, denoise_last, encode_context
 from mutoscope.models.transformer import VideoTransformer
 from mutoscope.noise.schedule import add_noise, per_chunk, uniform_grid
 from mutoscope.objectives.consistency import consistency_loss, consistency_pair
@@ -51,10 +51,8 @@ class ConsistencyRun:
         x_now = add_noise(clean, draws.normal("noise", *clean.shape[1:]), now)
         with torch.no_grad():
             x_after = consistency_pair(x_now, self._guided(x_now, now, clean, conditions, clip), now, after)
-            velocity_after = denoise_given_context(
-                target, x_after, after, conditions, clip, encode_context(target, clean, conditions, clip)
-            )
-        velocity_now = denoise_given_context(student, x_now, now, conditions, clip, encode_context(student, clean, conditions, clip))
+            velocity_after, _ = denoise_last(target, x_after, after, conditions, clip, encode_context(target, clean, conditions, clip))
+        velocity_now, _ = denoise_last(student, x_now, now, conditions, clip, encode_context(student, clean, conditions, clip))
         return consistency_loss(x_now, velocity_now, now, x_after, velocity_after, after), {}
 
     def _levels(self, batch: ClipBatch, lengths: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -74,7 +72,7 @@ class ConsistencyRun:
 def guided_velocity(
     teacher: VideoTransformer, x: Tensor, sigma: Tensor, conditions: Conditions, clip: ClipLayout, context: Context, weight: float
 ) -> Tensor:
-    """v_u + w (v_c - v_u) given one clean context."""
-    conditional = denoise_given_context(teacher, x, sigma, conditions, clip, context)
+    """v_u + w (v_c - v_u) given one clean context, and one learned memory, which the conditional passes write."""
+    conditional, context = denoise_last(teacher, x, sigma, conditions, clip, context)
     unconditional = denoise_given_context(teacher, x, sigma, conditions.without_actions(clip.lengths), clip, context)
     return guide(conditional, unconditional, weight)

@@ -97,7 +97,7 @@ class MatchingRun:
     def _sample(self, batch: ClipBatch, rollout: Rollout, window: ScoreWindow) -> Tensor:
         """The window `[B, F, C, H, W]` with its gradient, from one teacher-forced replay of its whole chunks."""
         student, first = self.learners["model"].module, window.first
-        clip = clip_layout(student, self.run.memory, rollout.lengths, batch.clean.device)
+        clip = clip_layout(student, self.run.memory, rollout.lengths, batch.clean.device, rollout.context)
         velocity = replay_since(
             student, rollout.clean, rollout.noisy, rollout.sigma, batch.conditions, clip, first, self.config.memory_writes
         )

@@ -11,7 +11,7 @@ from mutoscope.core.progress import Progress
 from mutoscope.models.attention import ClipLayout
 from mutoscope.models.checkpoint import freeze
 from mutoscope.models.conditions import Conditions
-from mutoscope.models.denoise import denoise_given_context, encode_context
+from mutoscope.models.denoise import denoise_last, encode_context
 from mutoscope.models.transformer import VideoTransformer
 from mutoscope.noise.schedule import euler_step, few_step_levels, per_chunk, uniform_grid
 from mutoscope.objectives.ode import ode_loss
@@ -68,7 +68,7 @@ class OdeRun:
         picked = index[None, :, :, None, None, None].expand(1, *solved.states.shape[1:])
         x, sigma = solved.states.gather(0, picked)[0], levels[index]
         context = encode_context(student, solved.clean, solved.conditions, clip)
-        velocity = denoise_given_context(student, x, sigma, solved.conditions, clip, context)
+        velocity, _ = denoise_last(student, x, sigma, solved.conditions, clip, context)
         return ode_loss(x, velocity, sigma, solved.end_point), {}
 
     def _trajectory(self, draws: Draws) -> Trajectory:
