@@ -74,6 +74,6 @@ def _stages(scale: int) -> tuple[StageConfig, ...]:
                 student_every=2,
                 average_from=10,
             )
-            for steps, updates in ((2, 800), (1, 600), (4, 400))
+            for steps, updates in ((2, 1200), (1, 900), (4, 400))
         ),
     )
