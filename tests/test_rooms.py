@@ -1,6 +1,7 @@
 """The checks of `make check`: each finds what was planted for it, and finds nothing in the package itself."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -159,14 +160,32 @@ def test_training_broken_twin_without_safetensors():
     assert not training_imports_without({"safetensors"})
 
 
-def test_a_figure_changed_by_hand_in_the_readme_is_found(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["README.md", "docs/memory.md"])
+def test_a_figure_changed_by_hand_in_a_document_is_found(tmp_path, monkeypatch, name):
     tables = load_tool("readme_tables")
     monkeypatch.setitem(tables.TABLES, "figures", lambda: tables.markdown(["", "dB"], [["student", "28.5"]]))
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "argv", ["readme_tables", "--check"])
-    (tmp_path / "README.md").write_text(tables.filled("Results\n<!-- table: figures -->\n<!-- end -->\nMore\n"))
-    assert "| student | 28.5 |" in (tmp_path / "README.md").read_text() and tables.main() == 0
-    (tmp_path / "README.md").write_text((tmp_path / "README.md").read_text().replace("28.5", "29.5"))
+    for document in tables.DOCUMENTS:
+        plant(tmp_path, document, tables.filled("Results\n<!-- table: figures -->\n<!-- end -->\nMore\n"))
+    changed = tmp_path / name
+    assert "| student | 28.5 |" in changed.read_text() and tables.main() == 0
+    changed.write_text(changed.read_text().replace("28.5", "29.5"))
     assert tables.main() == 1
     monkeypatch.setattr(sys, "argv", ["readme_tables"])
-    assert tables.main() == 0 and "29.5" not in (tmp_path / "README.md").read_text()
+    assert tables.main() == 0 and "29.5" not in changed.read_text()
+
+
+def test_a_measurement_that_was_not_made_yet_is_said_to_be_missing(tmp_path, monkeypatch):
+    tables = load_tool("readme_tables")
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    assert "has not written `results/ring/recall/recall.json`" in tables.recall_ring()
+    row = {
+        "label": "student",
+        "away": 8,
+        "identity": {"value": 0.5, "low": 0.25, "high": 0.75},
+        "within_memory": False,
+        "within_clip": True,
+    }
+    plant(tmp_path, "ring/recall/recall.json", json.dumps({"chance": 0.125, "rows": [row]}))
+    assert "| student | 0.500 [0.250, 0.750] (m) |" in tables.recall_ring() and "| chance | 0.125 |" in tables.recall_ring()

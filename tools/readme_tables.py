@@ -1,4 +1,4 @@
-"""The README's tables, written from the files in results/ and nothing else.
+"""The tables of the README and of docs/memory.md, written from the files in results/ and nothing else.
 
 python tools/readme_tables.py            writes them between their markers
 python tools/readme_tables.py --check    says which of them are not what the files say (part of `make check`)
@@ -11,10 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mutoscope.core.files import read_json, write_bytes
+from mutoscope.studies.recall_report import NOTE, measure_table, tile_table, truth_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
+DOCUMENTS = ("README.md", "docs/memory.md")
+RECALL_DOOM, RECALL_RING = "doom-cover/recall", "ring/recall"
 STEPS = (1, 2, 4)
+PICTURES = {"recall against distance": "recall.png", "what was seen, the true return, and the dreamed ones": "returns.png"}
 LAST = 15  # frame 16 in a list that begins at frame 1
 Row = list[str]
 
@@ -121,7 +125,40 @@ def play() -> str:
     return markdown(["", *head], rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"doom": doom, "comparisons": comparisons, "scroll": scroll, "stages": stages, "play": play}
+def recall_doom() -> str:
+    """Recall in the bundled world: who is identified, how similar the return is, and that the picture moved."""
+    return _recall(RECALL_DOOM, _camera_tables)
+
+
+def _camera_tables(plain: dict) -> list[str]:
+    measures = {"identified": "Returns that are nearest to their own true frame:", "ssim": "SSIM of the return:"}
+    measures["moved"] = "Frames that move, of those that should:"
+    parts = [part for measure, title in measures.items() for part in (title, measure_table(plain, measure))]
+    pictures = [f"![{name}](../results/{RECALL_DOOM}/{file})" for name, file in PICTURES.items()]
+    return [*parts, NOTE, "The true episodes:", truth_table(plain), *pictures]
+
+
+def recall_ring() -> str:
+    """Recall of landmarks in the ring of tiles."""
+    return _recall(RECALL_RING, lambda plain: [tile_table(plain), NOTE, f"![recall against distance](../results/{RECALL_RING}/recall.png)"])
+
+
+def _recall(folder: str, parts: Callable[[dict], list[str]]) -> str:
+    file = RESULTS / folder / "recall.json"
+    if not file.is_file():
+        return f"Not measured yet: `mutoscope recall` has not written `results/{folder}/recall.json`."
+    return "\n\n".join(parts(read_json(file)))
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "doom": doom,
+    "comparisons": comparisons,
+    "scroll": scroll,
+    "stages": stages,
+    "play": play,
+    "recall-doom": recall_doom,
+    "recall-ring": recall_ring,
+}
 
 
 def interval(figure: dict, digits: int) -> str:
@@ -155,15 +192,28 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    readme = ROOT / "README.md"
-    before = readme.read_text(encoding="utf-8")
-    after = filled(before)
-    if options.check and before != after:
-        print("README.md: its tables are not what results/ says; run python tools/readme_tables.py", file=sys.stderr)
+    treat = check if options.check else fill
+    return max([treat(name) for name in DOCUMENTS])
+
+
+def fill(name: str) -> int:
+    """Write the tables of a document anew."""
+    text = filled((ROOT / name).read_text(encoding="utf-8"))
+    write_bytes(ROOT / name, text.encode())
+    return _told(name, text)
+
+
+def check(name: str) -> int:
+    """1 and a message if the tables of a document are not what the files say."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    if text != filled(text):
+        print(f"{name}: its tables are not what results/ says; run python tools/readme_tables.py", file=sys.stderr)
         return 1
-    if not options.check:
-        write_bytes(readme, after.encode())
-    print(f"README.md: {len(re.findall('<!-- table: ', after))} tables, as results/ says")
+    return _told(name, text)
+
+
+def _told(name: str, text: str) -> int:
+    print(f"{name}: {len(re.findall('<!-- table: ', text))} tables, as results/ says")
     return 0
 
 

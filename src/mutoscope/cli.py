@@ -14,6 +14,7 @@ COMMANDS = {
     "check": "look a data set over: actions, duplicates, frozen clips, actions off by one",
     "train": "train every stage of a recipe, or resume where it stopped",
     "evaluate": "score checkpoints side by side on held-out episodes",
+    "recall": "measure how long a world remembers what left the view",
     "generate": "write a video from a checkpoint and an action script",
     "play": "play a learned world in the browser",
     "plan": "bytes of a memory per policy, for any model",

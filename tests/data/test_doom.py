@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ from gymnasium.utils.env_checker import check_env
 
 from mutoscope.core.errors import ConfigError
 from mutoscope.data.recorder import RecordOptions, record
-from mutoscope.data.worlds import WORLDS, make_world
+from mutoscope.data.worlds import WORLDS, make_world, make_world_like
 from mutoscope.data.worlds.doom import SCENARIOS, DoomWorld
 
 pytest.importorskip("vizdoom")
@@ -148,3 +149,11 @@ def test_pictures_that_are_too_large_are_refused() -> None:
 
 def test_every_scenario_is_a_world() -> None:
     assert set(SCENARIOS) <= set(WORLDS)
+
+
+def test_a_world_is_found_again_by_what_it_says_of_itself(basic: DoomWorld) -> None:
+    again = make_world_like(basic.world)
+    assert again.unwrapped.world == basic.world
+    again.close()
+    with pytest.raises(ConfigError, match="asked for"):
+        make_world_like(replace(basic.world, pose_names=("x",)))

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from mutoscope.core.errors import DataError
-from mutoscope.media.curves import plot_curves, read_curves
+from mutoscope.media.curves import Line, Panel, Point, draw_panels, plot_curves, read_curves
 from mutoscope.media.sheet import read_png
 
 
@@ -43,3 +43,15 @@ def test_a_missing_or_empty_file_is_an_error(tmp_path: Path) -> None:
         plot_curves(tmp_path / "m.jsonl", tmp_path / "curves.png")
     with pytest.raises(DataError, match="no figures"):
         plot_curves(write_lines(tmp_path / "m.jsonl", []), tmp_path / "curves.png")
+
+
+def test_panels_show_points_and_intervals_and_grey_baselines(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    points = tuple(Point(2**place, 0.5, 0.3, 0.8) for place in range(3, 6))
+    lines = (Line("student", points), Line("one point", points[:1]), Line("chance", points, "baseline"))
+    panel = Panel("recall", "frames", "share", lines, (0, 1))
+    draw_panels([[panel, panel], [panel]], tmp_path / "panels.png")
+    draw_panels([[Panel("recall", "frames", "share", lines[2:])]], tmp_path / "grey.png")
+    colourful, grey = (read_png(tmp_path / name).astype(int) for name in ("panels.png", "grey.png"))
+    assert colourful.shape[1] > 1.8 * grey.shape[1] and colourful.std() > 5
+    assert (colourful.max(axis=2) - colourful.min(axis=2)).max() > 100 and (grey.max(axis=2) - grey.min(axis=2)).max() == 0

@@ -8,9 +8,9 @@ from typing import Protocol
 import numpy as np
 
 from mutoscope.core.world import ActionSpec
+from mutoscope.data.worlds.keys import OPPOSITES
 
 WEIGHTS = {"forward": 0.6, "backward": 0.12, "left": 0.15, "right": 0.15, "turn_left": 0.3, "turn_right": 0.3, "stand": 0.1}
-OPPOSITES = (("forward", "backward"), ("left", "right"), ("turn_left", "turn_right"), ("up", "down"))
 HOLD_FRAMES = {"forward": 14.0, "turn_left": 7.0, "left": 7.0}
 SHORT_HOLD_FRAMES = 6.0
 BRIEF_PACE = 3.0

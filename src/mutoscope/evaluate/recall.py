@@ -6,20 +6,33 @@ The landmarks are random per episode; who has forgotten them can only guess.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import gymnasium
 import numpy as np
 
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.streams import derive_seed
+from mutoscope.data.worlds.keys import SLIDES, STAND, TURNS
 from mutoscope.data.worlds.tiles import TILE_PIXELS, classify_tiles
 from mutoscope.evaluate.metrics.psnr import psnr
 from mutoscope.evaluate.metrics.scroll import chance, position_error
 from mutoscope.memory.ledger import layout
 from mutoscope.memory.policy import PolicyConfig
 
-AWAY_AND_BACK = (("turn_right", "turn_left"), ("right", "left"))
-STAND, MOVED_TILES = "stand", 0.25
+AWAY_AND_BACK = (*TURNS, *SLIDES)
+MOVED_TILES = 0.25
+
+
+class Truth(Protocol):
+    """Real episodes: frames uint8 `[episode, T, H, W, 3]`, actions `[episode, T, A]`; the dream is given the first `context` frames."""
+
+    @property
+    def frames(self) -> np.ndarray: ...
+    @property
+    def actions(self) -> np.ndarray: ...
+    @property
+    def context(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -97,7 +110,7 @@ def score(made: np.ndarray, clips: RecallClips) -> RecallScores:
     return RecallScores(identity, psnr(made[:, -1], clips.frames[:, -1]), moved)
 
 
-def copy_sink(clips: RecallClips) -> np.ndarray:
+def copy_sink(clips: Truth) -> np.ndarray:
     """What a memory shows that has kept the very first frame alone: uint8 `[episode, T - context, H, W, 3]`."""
     return np.repeat(clips.frames[:, :1], clips.frames.shape[1] - clips.context, axis=1)
 
@@ -107,8 +120,8 @@ def landmark_chance(clips: RecallClips) -> float:
     return chance(clips.tiles[:, -1])
 
 
-def within_memory(policy: PolicyConfig, clips: RecallClips, chunk_frames: int) -> bool:
-    """True if the chunk of the return may still read the last real frame in which the landmarks stood in full view."""
+def within_memory(policy: PolicyConfig, clips: Truth, chunk_frames: int) -> bool:
+    """True if the chunk of the return may still read the last real frame, in which what must be recalled stood in full view."""
     length = clips.frames.shape[1] - clips.context
     chunks = -(-length // chunk_frames)
     last = layout(policy, (1,) * clips.context + (chunk_frames,) * chunks)[-1]

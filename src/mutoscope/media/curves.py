@@ -1,15 +1,22 @@
-"""The figures of a run as one picture: a panel per figure, over the updates."""
+"""Figures as one picture: those of a run over its updates, a panel each; or panels of measured points with their intervals."""
 
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from mutoscope.core.errors import DataError, optional_import
 from mutoscope.core.files import write_atomically
 
 COLUMNS = 3
 STEP = "update"
+# Okabe and Ito's colours, which the colour-blind can tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES, MARKERS, SPREAD = ("--", ":", "-."), ("^", "s", "v", "D", "P"), 1.05
 
 
 def read_curves(path: Path, step: str = STEP) -> dict[str, tuple[list[float], list[float]]]:
@@ -36,6 +43,88 @@ def plot_curves(jsonl_path: Path, png_path: Path) -> None:
         raise DataError(f"{jsonl_path} holds no figures yet")
     figure = _draw(curves)
     write_atomically(Path(png_path), lambda temporary: figure.savefig(temporary, format="png", dpi=90))
+
+
+class Point(NamedTuple):
+    """A measured value with the ends of its interval, at a place of the horizontal axis."""
+
+    x: float
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """The points of one series; baselines are grey and dashed, so that what was measured stands out."""
+
+    label: str
+    points: tuple[Point, ...]
+    role: Literal["measured", "baseline"] = "measured"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One field of a picture: what its axes mean, and its lines."""
+
+    title: str
+    xlabel: str
+    ylabel: str
+    lines: tuple[Line, ...]
+    limits: tuple[float, float] | None = None
+
+
+def draw_panels(rows: Sequence[Sequence[Panel]], png_path: Path) -> None:
+    """Rows of panels with points and intervals over a logarithmic axis (base 2), and one legend for all, as a PNG."""
+    figures = optional_import("matplotlib.figure", package="matplotlib", extra="evaluate")
+    columns = max(len(row) for row in rows)
+    figure = figures.Figure(figsize=(4.2 * columns, 3.1 * len(rows) + 0.6), layout="constrained")
+    shown: dict[str, Any] = {}
+    styles = _styles([line for row in rows for panel in row for line in panel.lines])
+    for index, row in enumerate(rows):
+        for place, panel in enumerate(row):
+            shown |= _draw_panel(figure.add_subplot(len(rows), columns, index * columns + place + 1), panel, styles)
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=max(1, min(len(shown), int(1.6 * columns))), fontsize=8)
+    write_atomically(Path(png_path), lambda temporary: figure.savefig(temporary, format="png", dpi=110))
+
+
+def _styles(lines: Sequence[Line]) -> dict[str, dict[str, Any]]:
+    """How each label is drawn, the same in every panel."""
+    roles = {line.label: line.role for line in lines}
+    measured, baselines = ([label for label in roles if roles[label] == role] for role in ("measured", "baseline"))
+    styles: dict[str, dict[str, Any]] = {
+        label: {"color": COLOURS[index % len(COLOURS)], "marker": "o", "linewidth": 1.6, "zorder": 3}
+        for index, label in enumerate(measured)
+    }
+    for index, label in enumerate(baselines):
+        look = {"linestyle": DASHES[index % len(DASHES)], "marker": MARKERS[index % len(MARKERS)], "markerfacecolor": "white"}
+        styles[label] = {"color": "0.5", "linewidth": 1.0, "zorder": 2, **look}
+    return styles
+
+
+def _draw_panel(axes: Any, panel: Panel, styles: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Draw the lines of a panel; returns what stands for them in the legend."""
+    ticks = sorted({point.x for line in panel.lines for point in line.points})
+    shown = {}
+    measured = [line.label for line in panel.lines if line.role == "measured"]
+    for line in panel.lines:
+        # Measured points of one place are spread by a few percent, or their intervals would hide each other.
+        aside = measured.index(line.label) - (len(measured) - 1) / 2 if line.label in measured else 0.0
+        x, value, low, high = np.array(line.points, dtype=float).T
+        reach = np.maximum(0.0, np.stack([value - low, high - value]))
+        shown[line.label] = axes.errorbar(x * SPREAD**aside, value, yerr=reach, markersize=5, capsize=2, **styles[line.label])
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_title(panel.title, fontsize=10)
+    axes.set_xlabel(panel.xlabel, fontsize=9)
+    axes.set_ylabel(panel.ylabel, fontsize=9)
+    if ticks:
+        axes.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
+    if panel.limits is not None:
+        axes.set_ylim(*panel.limits)
+    axes.grid(alpha=0.25)
+    return shown
 
 
 def _row(path: Path, number: int, line: str) -> dict:

@@ -3,7 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING
 
-from mutoscope.core.errors import choose, optional_import
+from mutoscope.core.errors import ConfigError, choose, optional_import
+from mutoscope.core.world import WorldSpec
 
 if TYPE_CHECKING:
     import gymnasium
@@ -26,3 +27,16 @@ def make_world(name: str, *, height: int, width: int, frame_skip: int = 2) -> "g
     module, _, maker = place.partition(":")
     make = vars(importlib.import_module(module))[maker]
     return make(name.removeprefix(ANY_GYMNASIUM), height=height, width=width, frame_skip=frame_skip)
+
+
+def make_world_like(spec: WorldSpec) -> "gymnasium.Env":
+    """The real world that `spec` describes, at the frame skip that gives its rate; a ConfigError where it is another one by now."""
+    env = make_world(spec.name, height=spec.height, width=spec.width, frame_skip=1)
+    frame_skip = max(1, round(env.unwrapped.world.content_rate / spec.content_rate))
+    if frame_skip > 1:
+        env.close()
+        env = make_world(spec.name, height=spec.height, width=spec.width, frame_skip=frame_skip)
+    if env.unwrapped.world != spec:
+        env.close()
+        raise ConfigError(f"the world {spec.name} is {env.unwrapped.world} here; asked for {spec}")
+    return env
