@@ -28,13 +28,14 @@ def scroll() -> RunConfig:
         chunk_frames=1,
         clip_frames=22,
         shift=3.0,
-        stages=_stages(1),
+        stages=_stages({2: 1200, 1: 600, 4: 400}),
     )
 
 
 def scroll_chunk() -> RunConfig:
     """Chunk-wise: three frames at a time."""
-    return replace(scroll(), name="scroll-chunk", chunk_frames=3, memory=Window(21))
+    stages = _stages({2: 800, 1: 600, 4: 400})
+    return replace(scroll(), name="scroll-chunk", chunk_frames=3, memory=Window(21), stages=stages)
 
 
 def scroll_smoke() -> RunConfig:
@@ -53,27 +54,24 @@ def scroll_smoke() -> RunConfig:
     return replace(base, name="scroll-smoke", data=data, model=model, memory=Window(4), clip_frames=7, stages=stages)
 
 
-def _stages(scale: int) -> tuple[StageConfig, ...]:
+def _stages(updates_of: dict[int, int]) -> tuple[StageConfig, ...]:
+    """`updates_of` matching, by the number of steps."""
     return (
-        CodecStage(
-            "codec", UpdateConfig(600 * scale, 32, 1e-3, clip_norm=0.3, average=0.99), latent_channels=8, widths=(24, 32, 48), blocks=1
-        ),
-        BidirectionalStage("bidirectional", UpdateConfig(800 * scale, 8, 1e-3, average=0.99)),
-        AutoregressiveStage(
-            "autoregressive", "bidirectional", UpdateConfig(1600 * scale, 8, 1e-3, average=0.995, save_every=400), weight="none"
-        ),
-        ConsistencyStage("consistency", "autoregressive", UpdateConfig(700 * scale, 8, 2e-4, average=0.99), guidance=1.0),
+        CodecStage("codec", UpdateConfig(600, 32, 1e-3, clip_norm=0.3, average=0.99), latent_channels=8, widths=(24, 32, 48), blocks=1),
+        BidirectionalStage("bidirectional", UpdateConfig(800, 8, 1e-3, average=0.99)),
+        AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(1600, 8, 1e-3, average=0.995, save_every=400), weight="none"),
+        ConsistencyStage("consistency", "autoregressive", UpdateConfig(700, 8, 2e-4, average=0.99), guidance=1.0),
         *(
             MatchingStage(
                 f"matching-{steps}",
                 "consistency",
                 "bidirectional",
-                UpdateConfig(updates * scale, 8, 1e-4, average=0.98),
+                UpdateConfig(updates, 8, 1e-4, average=0.98),
                 student_steps=steps,
                 critic_learning_rate=3e-4,
                 student_every=2,
                 average_from=10,
             )
-            for steps, updates in ((2, 1200), (1, 900), (4, 400))
+            for steps, updates in updates_of.items()
         ),
     )
