@@ -71,7 +71,6 @@ def doom_cover() -> RunConfig:
                     student_every=3,
                     guidance=2.0,
                     average_from=10,
-                    frames_beyond_clip=24,
                 )
                 for steps, updates in ((2, 600), (1, 150), (4, 150))
             ),
