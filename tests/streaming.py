@@ -14,7 +14,7 @@ from mutoscope.models.conditions import Conditions, action_conditions
 from mutoscope.models.transformer import VideoTransformer
 from mutoscope.noise.schedule import per_chunk
 from mutoscope.rollout.executor import Executor, Pass, drive
-from mutoscope.rollout.planner import commit_chunk
+from mutoscope.rollout.planner import commit_chunk, open_chunk, row_groups
 
 # Frame-wise, and chunks of three after two context frames committed one by one.
 CUTS = {"frame-wise": (1,) * 9, "chunks of 3": (1, 1, 3, 3, 3)}
@@ -49,14 +49,19 @@ def leave_alone(store: MemoryStore, item: Pass) -> None:
 def stream_clip(model: VideoTransformer, policy: Policy, lengths: tuple[int, ...], clip: Clip, prepare: Prepare = leave_alone) -> Tensor:
     """Velocity of every noisy chunk given the committed clean ones before it; `prepare` may touch the store before each pass."""
     store = model.new_store(policy, max(lengths), len(clip.clean), clip.clean)
-    executor, rows, start, velocities = Executor(model), slice(0, len(clip.clean)), 0, []
+    executor, start, velocities = Executor(model), 0, []
     for length in lengths:
-        span, own = slice(start, start + length), clip.conditions.frames(start, start + length)
-        item = Pass(store, rows, store.open_chunk(rows, length), clip.noisy[:, span], float(clip.sigma[0, start]), own)
-        prepare(store, item)
-        velocities += executor.run([item])
-        prepare(store, item)
-        drive(executor, [commit_chunk(store, rows, clip.clean[:, span], own)])
+        span, passes, commits = slice(start, start + length), [], []
+        for rows in row_groups(policy, len(clip.clean)):
+            own = clip.conditions.frames(start, start + length).rows(rows)
+            plan = open_chunk(store, rows, length, own)
+            passes.append(Pass(store, rows, plan, clip.noisy[rows, span], float(clip.sigma[0, start]), own))
+            commits.append(commit_chunk(store, rows, clip.clean[rows, span], own))
+            prepare(store, passes[-1])
+        velocities.append(torch.cat(executor.run(passes)))
+        for item in passes:
+            prepare(store, item)
+        drive(executor, commits)
         start += length
     return torch.cat(velocities, dim=1)
 

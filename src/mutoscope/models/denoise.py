@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from mutoscope.memory.kinds import MemoryWrites
-from mutoscope.memory.ledger import layout
-from mutoscope.memory.policy import Policy
-from mutoscope.models.attention import CleanHalf, ClipLayout, Context, NoisyHalf, WholeClip
+from mutoscope.memory.ledger import ChunkSources, layout
+from mutoscope.memory.policy import AnyPolicy
+from mutoscope.models.attention import ClipLayout, WholeClip
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.rope import rotations
+from mutoscope.models.rows import AnyContext, AnyLayout, RowLayouts, clean_half, noisy_half
 from mutoscope.models.transformer import VideoTransformer
 
 
@@ -22,24 +23,34 @@ def bidirectional(model: VideoTransformer, latents: Tensor, sigma: Tensor, condi
     return model(latents, sigma, conditions, WholeClip(rotation))
 
 
-def clip_layout(model: VideoTransformer, policy: Policy, lengths: tuple[int, ...], device: torch.device | str) -> ClipLayout:
+def clip_layout(model: VideoTransformer, policy: AnyPolicy, lengths: tuple[int, ...], device: torch.device | str) -> ClipLayout:
     """The chunks of a clip with the key sources that `policy` gives each: the lists that streaming uses too."""
+    return _clip_layout(model, layout(policy, lengths), device)
+
+
+def played_layout(model: VideoTransformer, sources: tuple[tuple[ChunkSources, ...], ...], device: torch.device | str) -> AnyLayout:
+    """The chunks of a rollout with what each of them read: one layout for all rows, or one per row where content decided."""
+    layouts = tuple(_clip_layout(model, row, device) for row in sources)
+    return layouts[0] if len(layouts) == 1 else RowLayouts(layouts)
+
+
+def _clip_layout(model: VideoTransformer, chunks: tuple[ChunkSources, ...], device: torch.device | str) -> ClipLayout:
     dtype = next(model.parameters()).dtype
-    return ClipLayout(layout(policy, lengths), model.config.grid, model.config.head_dim, torch.device(device), dtype)
+    return ClipLayout(chunks, model.config.grid, model.config.head_dim, torch.device(device), dtype)
 
 
-def encode_context(model: VideoTransformer, clean: Tensor, conditions: Conditions, clip: ClipLayout) -> Context:
+def encode_context(model: VideoTransformer, clean: Tensor, conditions: Conditions, clip: AnyLayout) -> AnyContext:
     """The clean half of teacher forcing: every chunk's commit pass (sigma 0) at once, as keys and values per layer."""
-    half = CleanHalf(clip)
+    half, context = clean_half(clip)
     model(clean, clean.new_zeros(clean.shape[:2]), conditions, half)
-    return half.context
+    return context
 
 
 def denoise_given_context(
-    model: VideoTransformer, noisy: Tensor, sigma: Tensor, conditions: Conditions, clip: ClipLayout, context: Context
+    model: VideoTransformer, noisy: Tensor, sigma: Tensor, conditions: Conditions, clip: AnyLayout, context: AnyContext
 ) -> Tensor:
     """The noisy half of teacher forcing: velocity of every chunk given its clean past, all at once."""
-    return model(noisy, sigma, conditions, NoisyHalf(clip, context))
+    return model(noisy, sigma, conditions, noisy_half(clip, context))
 
 
 def teacher_forced(
@@ -49,7 +60,7 @@ def teacher_forced(
     sigma: Tensor,
     clean_conditions: Conditions,
     noisy_conditions: Conditions,
-    clip: ClipLayout,
+    clip: AnyLayout,
 ) -> Tensor:
     """Velocity of the noisy half of `[clean | noisy]`; gradient flows through the clean half's keys and values.
 
@@ -59,7 +70,7 @@ def teacher_forced(
     return denoise_given_context(model, noisy, sigma, noisy_conditions, clip, context)
 
 
-def replay(model: VideoTransformer, clean: Tensor, noisy: Tensor, sigma: Tensor, conditions: Conditions, clip: ClipLayout) -> Tensor:
+def replay(model: VideoTransformer, clean: Tensor, noisy: Tensor, sigma: Tensor, conditions: Conditions, clip: AnyLayout) -> Tensor:
     """Teacher forcing with the clean half detached: the gradient pass of a rollout, exact and in parallel.
 
     `clean` are the rollout's committed frames and `noisy`, `sigma` its exit-step inputs; the result equals what the
@@ -74,7 +85,7 @@ def replay_since(
     noisy: Tensor,
     sigma: Tensor,
     conditions: Conditions,
-    clip: ClipLayout,
+    clip: AnyLayout,
     frame: int,
     writes: MemoryWrites = "frozen",
 ) -> Tensor:

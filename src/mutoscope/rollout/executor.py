@@ -12,11 +12,13 @@ from torch.nn.functional import scaled_dot_product_attention
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.shapes import TokenGrid
 from mutoscope.memory.ledger import ChunkPlan
+from mutoscope.memory.scoring import token_sums
 from mutoscope.memory.store import MemoryStore
 from mutoscope.models.attention import Turns
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.recall import RecallLayer
 from mutoscope.models.rope import rotate, rotations
+from mutoscope.models.scorers import place_of
 from mutoscope.models.transformer import VideoTransformer
 
 
@@ -75,6 +77,8 @@ class Streaming:
         store, rows, part, turns = segment.item.store, segment.item.rows, segment.batch, segment.turns
         original = rotate(keys[part], turns.place) if store.spec.moving_slots and turns.place is not None else keys[part]
         store.write(layer, rows, segment.item.plan.write_slots, original, rotate(keys[part], turns.whole), values[part])
+        if segment.item.commits and store.spec.note_bytes:
+            note_layer(layer, segment.item, turns, queries[part], keys[part])
         past_keys, past_values = store.keys[layer, rows, :, : segment.reads], store.values[layer, rows, :, : segment.reads]
         return scaled_dot_product_attention(rotate(queries[part], turns.whole), past_keys, past_values, attn_mask=segment.hidden)
 
@@ -112,6 +116,7 @@ class Executor:
         for item in passes:
             remember_evicted(self.model, item)
             place_moved(self.model, item)
+            note_places(self.model, item)
             size = item.latents.shape[0]
             segments.append(self._segment(item, slice(first, first + size)))
             first += size
@@ -153,6 +158,26 @@ def slot_biases(slots: tuple[int, ...], biases: dict[int, float], highest: int, 
     for slot, bias in biases.items():
         added[slot] = bias
     return added.repeat_interleave(tokens)[None]
+
+
+def note_layer(layer: int, item: Pass, turns: Turns, queries: Tensor, keys: Tensor) -> None:
+    """What a scorer will want to know of a committed chunk's frames, from one layer's unrotated queries and keys."""
+    length, slots = item.plan.chunk.length, item.plan.write_slots
+    match item.store.spec.criterion:
+        case "participation":
+            parts = [rotate(queries, turns.timeless), rotate(keys, turns.timeless)]
+        case "similarity":
+            parts = [keys]
+        case _:
+            return
+    item.store.note_layer(layer, item.rows, slots, torch.stack([token_sums(part, length) for part in parts], dim=2))
+
+
+def note_places(model: VideoTransformer, item: Pass) -> None:
+    """Where the camera stood in a committed chunk's frames."""
+    if item.commits and item.store.spec.criterion == "place":
+        places = place_of(item.conditions.travelled(), model.travel_step)
+        item.store.note(item.rows, item.plan.write_slots, places)
 
 
 def remember_evicted(model: VideoTransformer, item: Pass) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mutoscope.models.checkpoint import freeze
 from mutoscope.models.conditions import Conditions
-from mutoscope.models.denoise import bidirectional, clip_layout, replay_since
+from mutoscope.models.denoise import bidirectional, played_layout, replay_since
 from mutoscope.models.transformer import VideoTransformer
 from mutoscope.noise.schedule import add_noise, few_step_levels, shift, velocity_target, x0_from_velocity
 from mutoscope.objectives.flow import flow_loss
@@ -97,7 +97,7 @@ class MatchingRun:
     def _sample(self, batch: ClipBatch, rollout: Rollout, window: ScoreWindow) -> Tensor:
         """The window `[B, F, C, H, W]` with its gradient, from one teacher-forced replay of its whole chunks."""
         student, first = self.learners["model"].module, window.first
-        clip = clip_layout(student, self.run.memory, rollout.lengths, batch.clean.device)
+        clip = played_layout(student, rollout.sources, batch.clean.device)
         velocity = replay_since(
             student, rollout.clean, rollout.noisy, rollout.sigma, batch.conditions, clip, first, self.config.memory_writes
         )
