@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mutoscope.core.errors import ConfigError
 from mutoscope.core.shapes import TokenGrid
 from mutoscope.memory.policy import AnyPolicy, ChoosingConfig
 from mutoscope.memory.scoring import NO_SCORER, Scorer, nearness, participation, similarity
@@ -77,10 +76,6 @@ def make_scorer(policy: AnyPolicy, head_dim: int, step: Tensor) -> Scorer:
             return Participation(head_dim)
         case "similarity":
             return Similarity()
-        case "place" if step.numel():
-            return Places(step.detach())
         case "place":
-            raise ConfigError(
-                "this model does not reckon where it stands (travel), and cannot find frames by their place; use by=similarity"
-            )
+            return Places(step.detach())
     return NO_SCORER

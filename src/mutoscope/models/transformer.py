@@ -15,6 +15,7 @@ from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.shapes import LatentShape, TokenGrid, token_grid
+from mutoscope.memory.choosing import Retrieval
 from mutoscope.memory.kinds import StateConfig
 from mutoscope.memory.policy import PolicyConfig, state_of
 from mutoscope.memory.store import CacheSpec, MemoryStore
@@ -63,7 +64,11 @@ class TransformerConfig:
         return token_grid(self.latent, self.patch)
 
     def cache(self, policy: PolicyConfig, max_chunk: int, rows: int = 1) -> CacheSpec:
-        """The cache that this model needs under a policy."""
+        """The cache that this model needs under a policy; one that goes by places needs a model that reckons them."""
+        if isinstance(policy, Retrieval) and policy.by == "place" and not self.travel:
+            raise ConfigError(
+                "this model does not reckon where it stands (travel), and cannot find frames by their place; use by=similarity"
+            )
         return CacheSpec(self.num_layers, self.num_heads, self.head_dim, self.grid.tokens, policy, max_chunk, rows)
 
 
@@ -246,8 +251,8 @@ class VideoTransformer(nn.Module):
             )
         starts = [memory.start(1)[0] for memory in self.memories]
         start = torch.stack(starts) if starts else like.new_zeros(0)
-        scorer = make_scorer(policy, self.config.head_dim, self.travel_step)
-        return MemoryStore(self.config.cache(policy, max_chunk, rows), start.detach(), scorer, device=like.device, dtype=like.dtype)
+        spec, scorer = self.config.cache(policy, max_chunk, rows), make_scorer(policy, self.config.head_dim, self.travel_step)
+        return MemoryStore(spec, start.detach(), scorer, device=like.device, dtype=like.dtype)
 
     def forward(self, latents: Tensor, sigma: Tensor, conditions: Conditions, attend: Attend) -> Tensor:
         """latents `[B, F, C, H, W]`, sigma `[B, F]` -> velocity of the latents' shape."""
