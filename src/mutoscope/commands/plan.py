@@ -122,7 +122,7 @@ def table(specs: list[tuple[str, CacheSpec]], options: Options, dtype: torch.dty
         amount = spec.bytes(dtype)
         verdict = "everything is kept" if spec.slots >= options.frames else f"reads back at most {spec.slots - 1} frames"
         if archived := spec.host_bytes(dtype):
-            verdict += f", of {spec.slots - 1 + spec.shelves(dtype):,} at hand: {human(archived)} on the host"
+            verdict += f", {spec.shelves(dtype):,} of those that left are on the host: {human(archived)}"
         if spec.state_floats:
             verdict += f", and a state of {human(spec.state_bytes(dtype))} for what all frames left"
         lines.append(f"{text:<{width}}{spec.slots:>8}{amount:>21,}{human(amount):>11}   {verdict}")

@@ -16,6 +16,7 @@ from mutoscope.core.errors import ConfigError
 T = TypeVar("T")
 # The key that names a dataclass in plain data: a keyword of the language, so that no field can have that name.
 TAG = "is"
+LATER = "added later"
 
 
 def to_plain(value: Any) -> Any:
@@ -35,9 +36,26 @@ def from_plain(kind: type[T], data: Any, where: str = "config") -> T:
     return _read(kind, data, where)
 
 
+def added_later(default: T) -> T:
+    """The default of a field that its dataclass did not have at first. With this default it stands for what was done before.
+
+    `config_hash` leaves it out then, so that what was hashed before the field was there keeps its hash.
+    """
+    return dataclasses.field(default=default, metadata={LATER: True})
+
+
 def config_hash(value: Any) -> str:
     """The first 16 hex digits of the SHA-256 of the canonical JSON of a configuration."""
-    return hashlib.sha256(json.dumps(to_plain(value), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(_without_later(value), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _without_later(value: Any) -> Any:
+    """`to_plain`, but for fields that were added later and have their default."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        named = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
+        kept = {field.name: _without_later(item) for field, item in named if LATER not in field.metadata or item != field.default}
+        return {TAG: type(value).__name__, **kept}
+    return [_without_later(item) for item in value] if isinstance(value, (tuple, list)) else to_plain(value)
 
 
 def _read(kind: Any, data: Any, where: str) -> Any:

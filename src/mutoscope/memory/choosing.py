@@ -43,14 +43,14 @@ class Chooser(Protocol):
 
 @dataclass(frozen=True)
 class Participative:
-    """Deep sinks, the newest frames, and between them those to which recent queries attend most (Deep Forcing, 2512.05081, section 4).
+    """Deep sinks, the newest frames, and between them those to which recent queries attend most (Deep Forcing, 2512.05081).
 
-    The cache fills up to `budget + room` slots, the chunk's own included: 21 as published. When a chunk would not fit, it is compressed
-    at the chunk's first denoising step: the first `sink` frames stay, the newest `recent` stay, and of the rest the best
+    The cache fills up to `budget + room` slots, the chunk's own included: 21, Wan's training length. When a chunk would not fit, it is
+    compressed at the chunk's first denoising step: the first `sink` frames stay, the newest `recent` stay, and of the rest the best
     `budget - sink - recent` by `sum over the recent frames' queries of q.k`. What is left is placed anew, in order, right before the chunk.
 
-    Published is a choice among tokens, for each layer and head apart. Slots hold whole frames here, alike in all layers: scores are summed
-    over a frame's tokens, over layers and heads. The queries are those of the recent frames' commits.
+    Published is a choice among tokens. Slots hold whole frames here, alike in all layers: scores are summed over a frame's tokens, over
+    layers and heads. The queries are those of the recent frames' commits.
     """
 
     budget: int = 16

@@ -66,7 +66,7 @@ class MatchingRun:
         first = tuple(few_step_levels(config.first_chunk_steps, run.shift).tolist())
         context = draw_context(run, draws, run.clip_frames, config.max_context)
         stop, first_stop = draws.shared("exit step", len(levels)) + 1, draws.shared("first exit step", len(first)) + 1
-        return RolloutPlan(run.memory, context, run.chunk_frames, first[:first_stop], levels[:stop])
+        return RolloutPlan(run.memory_of(config), context, run.chunk_frames, first[:first_stop], levels[:stop])
 
     def _rollout(self, batch: ClipBatch) -> Rollout:
         size = batch.clean.shape[2:]
