@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mutoscope.memory.choosing import Participative, Retrieval
+from mutoscope.memory.choosing import Merging, Participative, Retrieval
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.rope import rotate, rotations
 from mutoscope.models.transformer import VideoTransformer
 
-Choosing = Participative | Retrieval
+Choosing = Participative | Retrieval | Merging
 Score = Callable[["ListPlayer", int, Conditions], float]
 
 
@@ -37,6 +37,7 @@ class ListPlayer:
     places: dict[int, Tensor] = field(default_factory=dict)
     slots: dict[int, int] = field(default_factory=dict)  # frame -> position at which its keys stood last
     shelved: list[int] = field(default_factory=list)
+    merged: dict[int, list[int]] = field(default_factory=dict)  # frame -> itself and the frames that merged into it
     chunk: list[int] = field(default_factory=list)
     sources: list[tuple[int, int]] = field(default_factory=list)
     writes: bool = False
@@ -50,6 +51,12 @@ class ListPlayer:
         if isinstance(self.policy, Retrieval):
             border = max(0, len(everything) - (self.policy.window - len(frames)))
             chosen = best(everything[:border], self.policy.recalled) + everything[border:]
+        elif isinstance(self.policy, Merging):
+            spare = max(0, len(everything) + len(frames) - self.policy.frames)
+            gone = best(everything[1 : len(everything) - self.policy.recent], spare) if spare else []
+            for frame in reversed(gone):
+                self.merged[everything[everything.index(frame) - 1]] += self.merged.pop(frame)
+            chosen = [frame for frame in everything if frame not in gone]
         elif len(everything) + len(frames) <= self.policy.budget + self.policy.room:
             chosen = everything
         else:
@@ -75,14 +82,19 @@ class ListPlayer:
         raw, count = keys, len(self.chunk)
         if self.place is not None:
             queries, keys = rotate(queries, self.place), rotate(keys, self.place)
-        past = [(self.at(self.told[layer, frame].keys, [position]), self.told[layer, frame].values) for frame, position in self.sources]
+        past = [(self.at(self.of(layer, frame, "keys"), [position]), self.of(layer, frame, "values")) for frame, position in self.sources]
         seen = [*past, (self.at(keys, self.chunk), values)]
         if self.writes:
             parts = zip(*(tensor.detach().chunk(count, dim=2) for tensor in (queries, keys, raw, values)), strict=True)
             self.told.update({(layer, frame): Told(*part) for frame, part in zip(self.chunk, parts, strict=True)})
         all_keys, all_values = (torch.cat(parts, dim=2) for parts in zip(*seen, strict=True))
         logits = self.at(queries, self.chunk) @ all_keys.transpose(-1, -2) / queries.shape[-1] ** 0.5
-        return logits.softmax(dim=-1) @ all_values
+        counts = torch.tensor([*(len(self.merged[frame]) for frame, _ in self.sources), *(1 for _ in self.chunk)]).double()
+        return (logits + counts.log().repeat_interleave(self.model.config.grid.tokens)).softmax(dim=-1) @ all_values
+
+    def of(self, layer: int, frame: int, part: str) -> Tensor:
+        """Keys or values of a frame: the mean of those that are in it."""
+        return torch.stack([getattr(self.told[layer, each], part) for each in self.merged[frame]]).mean(dim=0)
 
     def run(self, latents: Tensor, sigma: float, conditions: Conditions) -> Tensor:
         """Velocity of the open chunk."""
@@ -98,6 +110,7 @@ class ListPlayer:
             places = conditions.travelled()[0] @ self.model.travel.step.detach().T
             self.places.update(dict(zip(self.chunk, places, strict=True)))
         self.slots |= {frame: frame for frame in self.chunk}
+        self.merged |= {frame: [frame] for frame in self.chunk}
 
 
 def by_attention(player: ListPlayer, frame: int, conditions: Conditions) -> float:
@@ -112,10 +125,20 @@ def by_attention(player: ListPlayer, frame: int, conditions: Conditions) -> floa
 
 def by_similarity(player: ListPlayer, frame: int, conditions: Conditions) -> float:
     """Cosine of mean raw keys with the newest frame's, averaged over layers and heads."""
-    newest, cosines = max(player.slots), []
+    return alike(player, frame, max(player.slots))
+
+
+def by_repetition(player: ListPlayer, frame: int, conditions: Conditions) -> float:
+    """The same with the frame that is remembered right before it."""
+    return alike(player, frame, max(each for each in player.slots if each < frame))
+
+
+def alike(player: ListPlayer, frame: int, other: int) -> float:
+    """Cosines of two frames' mean raw keys, averaged over layers and heads."""
+    cosines = []
     for layer in range(player.model.config.num_layers):
-        one, other = (player.told[layer, each].raw[0].mean(dim=1) for each in (frame, newest))
-        cosines += [float(a @ b / (a.norm() * b.norm())) for a, b in zip(one, other, strict=True)]
+        pair = (player.of(layer, each, "raw")[0].mean(dim=1) for each in (frame, other))
+        cosines += [float(a @ b / (a.norm() * b.norm())) for a, b in zip(*pair, strict=True)]
     return sum(cosines) / len(cosines)
 
 
@@ -125,7 +148,7 @@ def by_place(player: ListPlayer, frame: int, conditions: Conditions) -> float:
     return -float((player.places[frame] - end).norm())
 
 
-SCORES: dict[str, Score] = {"participation": by_attention, "similarity": by_similarity, "place": by_place}
+SCORES: dict[str, Score] = {"participation": by_attention, "similarity": by_similarity, "place": by_place, "repetition": by_repetition}
 
 
 def list_player(model: VideoTransformer, policy: Choosing, max_chunk: int, score: Score | None = None) -> ListPlayer:

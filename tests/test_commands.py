@@ -261,7 +261,7 @@ def test_the_catalogue_offers_what_the_checkpoints_can(untrained, tmp_path):
     teacher = save(untrained, tmp_path / "teacher", stage="autoregressive", student_steps=32)
     catalogue = build_catalogue((str(student), str(teacher)), "cpu")
     assert [choice.steps for choice in catalogue.choices[:2]] == [(2, 1, 4), (2, 1, 4, 32)]
-    chosen = ("participative=6,recent=2,sink=3,room=2", "retrieval=2,window=6,by=similarity,host_mib=256.0")
+    chosen = ("participative=6,recent=2,sink=3,room=2", "retrieval=2,window=6,by=similarity,host_mib=256.0", "merging=8,recent=2")
     assert catalogue.choices[0].policies == ("window=8", "window=4", "sink=1,window=7", *chosen)
     assert catalogue.choices[0].starts == ("start 0",)
     assert [pane.choice for pane in catalogue.panes][:2] == [choice.id for choice in catalogue.choices[:2]]
@@ -297,7 +297,7 @@ def test_play_begins_with_the_memory_that_was_asked_for(untrained, tmp_path):
 def test_a_wrong_memory_is_said_before_a_port_is_opened(monkeypatch, capsys):
     monkeypatch.setattr(app, "serve", lambda *arguments, **options: pytest.fail("a port would have been opened"))
     assert cli.main(["play", "--memory", "ring"]) == cli.MISTAKE
-    assert "known: deep-sink, ema-sink, full, participative, recency, retrieval, rolling, sink, window" in capsys.readouterr().err
+    assert "known: deep-sink, ema-sink, full, merging, participative, recency, retrieval, rolling, sink, window" in capsys.readouterr().err
 
 
 def test_the_real_world_stands_beside_a_learned_one_that_equals_it(untrained, tmp_path):

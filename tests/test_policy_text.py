@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from mutoscope.commands.checkpoints import beside_memory, named_policy, parse_policy, policy_text
 from mutoscope.core.errors import ConfigError
-from mutoscope.memory.choosing import Participative, Retrieval
+from mutoscope.memory.choosing import Merging, Participative, Retrieval
 from mutoscope.memory.kinds import FastWeights, GatedDelta, LinearState
 from mutoscope.memory.policy import DeepSink, EmaSink, Full, RecencyBias, RollingWindow, SinkWindow, Stateful, Window
 
@@ -23,6 +23,7 @@ STATES = st.just(LinearState()) | st.just(GatedDelta()) | st.builds(FastWeights,
 CHOOSING = st.builds(lambda sink, rest: Participative(sink + rest, rest, sink, 5), SIZES, SIZES) | st.builds(
     Retrieval, SIZES, SIZES, st.sampled_from(["similarity", "place"]), st.integers(1, 99).map(lambda number: number / 4)
 )
+CHOOSING |= st.builds(lambda recent, more: Merging(recent + more + 1, recent), SIZES, SIZES)
 POLICIES = st.builds(Full, SIZES) | st.builds(EmaSink, SIZES, SIZES, DECIMALS) | FRAMES | st.builds(Stateful, FRAMES, STATES) | CHOOSING
 
 
@@ -83,6 +84,7 @@ def test_a_learned_memory_stays_whatever_cache_is_asked_for():
         ("participative", Participative(9, 2, 6, 3)),
         ("participative=16", Participative()),
         ("retrieval", Retrieval(4, 8)),
+        ("merging", Merging(12, 2)),
         ("retrieval=8", Retrieval(8, 13, "similarity", 256.0)),
         ("retrieval:recalled=2,window=4,by=place", Retrieval(2, 4, "place")),
     ],

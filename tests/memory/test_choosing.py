@@ -1,5 +1,6 @@
 """Policies that choose by content, against plain lists: whatever the ranks, what is kept, where it stands, in which slot or shelf."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -10,9 +11,9 @@ from hypothesis import strategies as st
 
 from fakes import CHOOSING
 from mutoscope.core.errors import ConfigError
-from mutoscope.memory.choosing import Participative, Retrieval
+from mutoscope.memory.choosing import Merging, Participative, Retrieval
 from mutoscope.memory.ledger import ChunkPlan, Ledger, SlotSource, Transfer
-from mutoscope.memory.policy import SinkWindow, Window, archive_bytes, integer_base, sinks_of, training_base
+from mutoscope.memory.policy import ChoosingConfig, SinkWindow, Window, archive_bytes, integer_base, sinks_of, training_base
 from mutoscope.memory.scoring import best_first, nearness, participation, similarity, token_sums
 from mutoscope.memory.store import CacheSpec, MemoryStore
 
@@ -20,6 +21,7 @@ participatives = st.builds(
     lambda sink, recent, chosen, room: Participative(sink + recent + chosen, recent, sink, room),
     st.integers(0, 3), st.integers(1, 3), st.integers(0, 3), st.integers(3, 5),
 )  # fmt: skip
+mergings = st.builds(lambda recent, more: Merging(recent + more, recent), st.integers(0, 3), st.integers(4, 7))
 retrievals = st.builds(Retrieval, st.integers(1, 4), st.integers(3, 6))
 lengths = st.lists(st.integers(1, 3), min_size=1, max_size=14)
 tastes = st.permutations(range(42))
@@ -30,11 +32,15 @@ def best_of(frames: list[int], count: int, taste: list[int]) -> list[int]:
     return sorted(sorted(frames, key=taste.index)[:count])
 
 
-def listed(policy: Participative | Retrieval, remembered: list[int], length: int, taste: list[int]) -> list[int]:
+def listed(policy: ChoosingConfig, remembered: list[int], length: int, taste: list[int]) -> list[int]:
     """What a chunk of `length` reads of a list of frames."""
     if isinstance(policy, Retrieval):
         border = max(0, len(remembered) - (policy.window - length))
         return best_of(remembered[:border], policy.recalled, taste) + remembered[border:]
+    if isinstance(policy, Merging):
+        spare = max(0, len(remembered) + length - policy.frames)
+        gone = best_of(remembered[1 : len(remembered) - policy.recent], spare, taste)
+        return [frame for frame in remembered if frame not in gone]
     if len(remembered) + length <= policy.budget + policy.room:
         return remembered
     sinks, newest = remembered[: policy.sink], remembered[-policy.recent :]
@@ -61,7 +67,7 @@ class Cupboard:
         return honest and len(set(plan.read_slots)) == len(plan.read_slots)
 
 
-def follows_the_list(ledger: Ledger, rule: Participative | Retrieval, chunks: list[int], taste: list[int]) -> bool:
+def follows_the_list(ledger: Ledger, rule: ChoosingConfig, chunks: list[int], taste: list[int]) -> bool:
     """Play chunks through a ledger and through two lists: frames in slots, and the newest frames that ever left them."""
     held: list[int] = []
     away: list[int] = []
@@ -83,7 +89,7 @@ def follows_the_list(ledger: Ledger, rule: Participative | Retrieval, chunks: li
     return True
 
 
-@given(participatives | retrievals, st.integers(1, 9), lengths, tastes)
+@given(participatives | retrievals | mergings, st.integers(1, 9), lengths, tastes)
 def test_what_is_chosen_is_what_a_list_would_keep(policy, shelves, chunks, taste):
     shelves = shelves if isinstance(policy, Retrieval) else 0
     assert follows_the_list(Ledger(policy, policy.capacity(3), num_shelves=shelves), policy, chunks, taste)
@@ -131,14 +137,42 @@ ODD_TASTE = [*range(0, 42, 2), *range(1, 42, 2)]
         (ForgetsTheNewest(Retrieval(2, 4), 6, num_shelves=3), Retrieval(2, 4)),
         (Ledger(LeavesGaps(2, 4), 6, num_shelves=3), Retrieval(2, 4)),
         (Ledger(Retrieval(1, 4), 6, num_shelves=3), Retrieval(2, 4)),
+        (Ledger(Merging(7, 2), 7), Merging(7, 3)),
         (Ledger(TakesTheWorst(6, 1, 1, 3), 9), Participative(6, 1, 1, 3)),
         (Ledger(GivesUpSinks(6, 1, 1, 3), 9), Participative(6, 1, 1, 3)),
         (Ledger(Participative(6, 2, 1, 3), 9), Participative(6, 1, 1, 3)),
     ],
-    ids=["full archive takes nothing", "not placed anew", "one too few", "the worst", "sink given up", "one more recent"],
+    ids=[
+        "full archive takes nothing",
+        "not placed anew",
+        "one too few",
+        "merges recent ones",
+        "the worst",
+        "sink given up",
+        "one more recent",
+    ],
 )
 def test_what_is_chosen_broken_twins(ledger, rule):
     assert not follows_the_list(ledger, rule, [1] * 20, ODD_TASTE)
+
+
+def test_frames_merge_into_those_before_them_by_hand():
+    """A chunk of two comes to five full slots: 2 and 1 go, and what was in 2 is in 0 by way of 1. For the next, 4 goes."""
+    ledger = Ledger(Merging(5, 0), 5)
+    for _ in range(5):
+        ledger.open_chunk(1)
+        ledger.commit()
+    plan = ledger.open_chunk(2, (2, 1, 3, 4))
+    assert [(item.blend.frame, item.blend.heir, item.blend.keep) for item in plan.blends] == [(2, 1, 1 / 2), (1, 0, 1 / 3)]
+    assert [(source.frame, source.position, round(math.exp(source.bias), 9)) for source in plan.sources] == [
+        (0, 2, 3),
+        (3, 3, 1),
+        (4, 4, 1),
+    ]
+    ledger.commit()
+    plan = ledger.open_chunk(1, (4, 3, 5, 6))
+    assert [(item.blend.frame, item.blend.heir, item.blend.keep) for item in plan.blends] == [(4, 3, 1 / 2)]
+    assert ledger.counts == {0: 3, 3: 2} and ledger.copy() == ledger
 
 
 def moves(ledger: Ledger, chunks: int) -> list[int]:
@@ -192,6 +226,8 @@ def test_ranks_of_other_frames_are_refused():
         (lambda: Participative(4, 0, 1), "recent of at least 1"),
         (lambda: Participative(4, 2, -1), "cannot keep -1 sinks"),
         (lambda: Participative(room=2).capacity(3), "room for 2 cannot hold a chunk of 3"),
+        (lambda: Merging(4, 3), "of 4 frames cannot keep 3 recent ones and another"),
+        (lambda: Merging(5, 2).capacity(3), "of 5 frames, 2 of them recent, cannot hold a chunk of 3"),
         (lambda: Retrieval(0), "recalled of at least 1"),
         (lambda: Retrieval(2, 2).capacity(3), "of 2 frames cannot hold a chunk of 3"),
         (lambda: Retrieval(2, 2, "smell"), "unknown way to choose what is brought back 'smell'; known: place, similarity"),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mutoscope.core.errors import CapacityError, ConfigError
-from mutoscope.memory.choosing import Criterion, Participative, Retrieval
+from mutoscope.memory.choosing import Criterion, Merging, Participative, Retrieval
 from mutoscope.memory.kinds import STATES
 from mutoscope.memory.ledger import Ledger, layout, sources_of
 from mutoscope.memory.policy import (
@@ -192,10 +192,10 @@ def trace(policy: AnyPolicy) -> tuple:
 
 def test_no_two_policies_differ_in_name_only():
     caches = [kind.of_frames(6) if kind is not Full else Full(12) for kind in POLICIES.values()]
-    caches.append(Retrieval(2, 4, "place"))
+    caches += [Retrieval(2, 4, "place")]
     traces = [trace(policy) for policy in (*caches, *(Stateful(Window(6), state) for state in STATES.values()))]
     assert all(first != second for index, first in enumerate(traces) for second in traces[:index])
-    assert traces[len(caches) - 1][:-1] == traces[len(caches) - 2][:-1], "two ways to judge content; with the same judgement they are one"
+    assert trace(Retrieval(2, 4))[:-1] == trace(Retrieval(2, 4, "place"))[:-1], "two ways to judge; with one judgement they are the same"
     assert trace(SinkWindow(1, 5)) == trace(SinkWindow.of_frames(6)), "the same rule twice would show"
 
 
@@ -249,9 +249,12 @@ def test_policies_by_name():
         RecencyBias(4),
         Participative(),
         Retrieval(2),
+        Merging(6),
     ):
         assert policy_by_name(policy_name(policy), **vars(policy)) == policy
-    with pytest.raises(ConfigError, match="known: deep-sink, ema-sink, full, participative, recency, retrieval, rolling, sink, window"):
+    with pytest.raises(
+        ConfigError, match="known: deep-sink, ema-sink, full, merging, participative, recency, retrieval, rolling, sink, window"
+    ):
         policy_by_name("forever")
     with pytest.raises(ConfigError, match="takes sink, window"):
         policy_by_name("sink", length=4)

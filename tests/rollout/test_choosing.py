@@ -13,8 +13,8 @@ from mutoscope.core.errors import ConfigError
 from mutoscope.core.streams import normal, stream
 from mutoscope.memory import store as stores
 from mutoscope.memory.choosing import Participative, Retrieval
-from mutoscope.memory.ledger import chunk_lengths
-from mutoscope.memory.policy import training_base
+from mutoscope.memory.ledger import Ledger, chunk_lengths
+from mutoscope.memory.policy import ChoosingConfig, training_base
 from mutoscope.memory.store import MemoryStore
 from mutoscope.models import scorers
 from mutoscope.models.denoise import clip_layout, played_layout, replay, replay_since
@@ -30,7 +30,7 @@ LEVELS = tuple(few_step_levels(4, 5.0).tolist())
 LONG_CUTS = {"frame-wise": (1,) * FRAMES, "chunks of 3": (1, 1, 3, 3, 3)}
 
 
-def listed_clip(model: VideoTransformer, policy: Participative | Retrieval, lengths: tuple[int, ...], clip: Clip, score: Score) -> Tensor:
+def listed_clip(model: VideoTransformer, policy: ChoosingConfig, lengths: tuple[int, ...], clip: Clip, score: Score) -> Tensor:
     """Velocities from a list player per row."""
     rows = []
     for row in range(len(clip.clean)):
@@ -45,7 +45,7 @@ def listed_clip(model: VideoTransformer, policy: Participative | Retrieval, leng
     return torch.cat(rows)
 
 
-def agree(policy: Participative | Retrieval, lengths: tuple[int, ...], score: Score) -> bool:
+def agree(policy: ChoosingConfig, lengths: tuple[int, ...], score: Score) -> bool:
     """Whether streaming gives the velocities of lists that choose by `score`."""
     model, clip = model_for(policy), random_clip(lengths)
     with torch.no_grad():
@@ -75,6 +75,16 @@ def test_participation_broken_twin_without_the_turn_in_time(monkeypatch):
     monkeypatch.setattr(scorers.Participation, "_turned", lambda self, sums, positions: sums)
     policy = Participative(budget=4, recent=2, sink=1, room=1)
     assert not agree(policy, (1,) * FRAMES, SCORES["participation"])
+
+
+@pytest.mark.parametrize(
+    ("place", "wrong"),
+    [("_bias", lambda self, source: source.bias), ("_merged", lambda self, lost: ())],
+    ids=["counts are not heard", "frames vanish"],
+)
+def test_merging_broken_twins(place, wrong, monkeypatch):
+    monkeypatch.setattr(Ledger, place, wrong)
+    assert not agree(CHOOSING["merging"], (1,) * FRAMES, SCORES["repetition"])
 
 
 def test_retrieval_broken_twin_whose_frames_stay_turned_as_they_were(monkeypatch):

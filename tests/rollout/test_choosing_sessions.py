@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fakes import ACTIONS, CHOOSING, tiny_checkpoint, tiny_config, tiny_manifest, tiny_model
 from mutoscope.core.streams import numpy_stream
-from mutoscope.memory.choosing import Participative
+from mutoscope.memory.choosing import Participative, Retrieval
 from mutoscope.memory.contents import slot_contents
 from mutoscope.memory.ledger import Ledger
 from mutoscope.memory.policy import ChoosingConfig
@@ -18,7 +18,7 @@ from mutoscope.rollout.session import Session, SessionConfig, SessionState, step
 
 WARM, FRAMES, WAY = 18, 34, 8
 # Archives of six or seven frames of one layer in float32.
-SMALL = {name: policy if isinstance(policy, Participative) else replace(policy, host_mib=0.02) for name, policy in CHOOSING.items()}
+SMALL = {name: replace(policy, host_mib=0.02) if isinstance(policy, Retrieval) else policy for name, policy in CHOOSING.items()}
 
 
 def one_layer(chunk: int) -> Checkpoint:
@@ -79,14 +79,14 @@ def test_parking_broken_twins_that_forget_notes_or_shelves(policy):
         # Notes are the fourth of the tensors, and the third of the archive's.
         for tensor in (parked.memory["tensors"][3],) if forgotten == "tensors" else parked.memory["archive"]:
             tensor.normal_(generator=torch.Generator().manual_seed(1))
-        assert resumes(session, parked, 26) == (policy == "participative" and forgotten == "archive")
+        assert resumes(session, parked, 26) == (policy in ("participative", "merging") and forgotten == "archive")
 
 
 def holdings(session: Session) -> tuple[int, ...]:
     """Bytes on device and host, and the entries of the books."""
     store, ledger = session.store, session.store.ledgers[0]
     held = sum(value.numel() * value.element_size() for value in vars(store).values() if isinstance(value, Tensor))
-    books = (store.positions[0], ledger.slot_of, ledger.shelf_of, ledger.evicted)
+    books = (store.positions[0], ledger.slot_of, ledger.shelf_of, ledger.evicted, ledger.blends)
     return held, sum(tensor.untyped_storage().nbytes() for tensor in store.archive.tensors), *map(len, books)
 
 

@@ -17,11 +17,11 @@ from mutoscope.commands.checkpoints import (
     policy_text,
     session_config,
 )
-from mutoscope.core.errors import CheckpointError, MutoscopeError
+from mutoscope.core.errors import CheckpointError, ConfigError, MutoscopeError
 from mutoscope.core.world import WorldSpec
 from mutoscope.data.worlds import make_world
 from mutoscope.data.worlds.gym import world_spec
-from mutoscope.memory.choosing import Nearness, Participative, Retrieval
+from mutoscope.memory.choosing import Merging, Nearness, Participative, Retrieval
 from mutoscope.memory.ledger import layout
 from mutoscope.memory.policy import PolicyConfig, SinkWindow, Stateful, Window, cache_of, integer_base
 from mutoscope.models.checkpoint import Checkpoint, CheckpointManifest, load_checkpoint, load_starts, read_manifest
@@ -112,8 +112,16 @@ def offered_policies(path: Path, manifest: CheckpointManifest, memory: str) -> t
 def choosing_policies(frames: int, manifest: CheckpointManifest) -> tuple[PolicyConfig, ...]:
     """Those that choose by content in `frames` slots and can hold a chunk; frames come back by place where the model reckons places."""
     by: Nearness = "place" if manifest.model is not None and manifest.model.travel else "similarity"
-    participative, retrieval = Participative.of_frames(frames), replace(Retrieval.of_frames(frames), by=by)
-    return (participative, retrieval) if participative.room >= manifest.chunk_frames else (retrieval,)
+    policies = (Participative.of_frames(frames), replace(Retrieval.of_frames(frames), by=by), Merging.of_frames(frames))
+    return tuple(policy for policy in policies if can_hold(policy, manifest.chunk_frames))
+
+
+def can_hold(policy: PolicyConfig, chunk: int) -> bool:
+    """Whether a policy has room for a chunk."""
+    try:
+        return policy.capacity(chunk) > 0
+    except ConfigError:
+        return False
 
 
 def asked_policy(path: Path, manifest: CheckpointManifest, memory: str) -> PolicyConfig:

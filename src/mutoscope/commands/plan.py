@@ -33,6 +33,7 @@ USUAL = (
     "rolling=6",
     "recency=21",
     "participative=16",
+    "merging=21",
     "retrieval=8,window=13,host_mib=16384",
     "window=21+linear",
     "window=21+gated-delta",

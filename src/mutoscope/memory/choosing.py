@@ -11,7 +11,7 @@ from typing import Literal, Protocol, get_args
 from mutoscope.core.errors import ConfigError, choose
 from mutoscope.memory.frames import Chunk, Source, at_least_one, fits
 
-Criterion = Literal["participation", "similarity", "place", "nothing"]
+Criterion = Literal["participation", "similarity", "place", "repetition", "nothing"]
 Nearness = Literal["similarity", "place"]
 MIB = 2**20
 
@@ -179,3 +179,57 @@ class Retrieval:
         chosen = tuple(sorted(ranks[: self.recalled])) if len(outside) > self.recalled else outside
         first = chunk.start - len(window) - len(chosen)
         return tuple(Source(frame, first + place) for place, frame in enumerate((*chosen, *window)))
+
+
+@dataclass(frozen=True)
+class Merging:
+    """A cache in which frames that repeat the one before them merge into it, so that what changes is remembered longer (TempCache).
+
+    When a chunk would not fit into `frames` slots, its own included, those of the older frames merge that are most like their
+    predecessors: the cosine between mean keys, unrotated, averaged over layers and heads. The newest `recent` never do. Keys (unrotated)
+    and values are averaged, each frame counting as often as frames are in it, and log(count) is added to the logits: exact where the keys
+    are the same, an approximation elsewhere. What is left is placed anew, in order, right before the chunk.
+
+    Published is a merge of single tokens along time. Slots hold whole frames here, so frames merge whole.
+    """
+
+    frames: int = 21
+    recent: int = 4
+
+    def __post_init__(self) -> None:
+        if self.recent < 0 or self.frames < self.recent + 2:
+            raise ConfigError(
+                f"a memory 'merging' of {self.frames} frames cannot keep {self.recent} recent ones and another beside a chunk"
+            )
+
+    @classmethod
+    def of_frames(cls, frames: int) -> "Merging":
+        """`frames` in all, a fifth of them never merged."""
+        return cls(frames, min(max(1, round(frames * 4 / 21)), max(0, frames - 2)))
+
+    @property
+    def criterion(self) -> Criterion:
+        """By how much they repeat what came before."""
+        return "repetition"
+
+    def capacity(self, max_chunk: int) -> int:
+        """`frames` slots; the recent frames and another must fit beside a chunk."""
+        if self.frames < self.recent + 1 + max_chunk:
+            raise ConfigError(
+                f"a memory 'merging' of {self.frames} frames, {self.recent} of them recent, cannot hold a chunk of {max_chunk}; add some"
+            )
+        return self.frames
+
+    def candidates(self, chunk: Chunk, remembered: tuple[int, ...]) -> tuple[int, ...]:
+        """All that have a predecessor but the recent ones, when the cache is full."""
+        return remembered[1 : len(remembered) - self.recent] if len(remembered) + chunk.length > self.frames else ()
+
+    def asking(self, remembered: tuple[int, ...]) -> tuple[int, ...]:
+        """The predecessors are among them all."""
+        return remembered
+
+    def past(self, chunk: Chunk, remembered: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[Source, ...]:
+        """All but those that merge, in order and without gaps."""
+        gone = ranks[: max(0, len(remembered) + chunk.length - self.frames)]
+        kept = [frame for frame in remembered if frame not in gone]
+        return tuple(Source(frame, chunk.start - len(kept) + place) for place, frame in enumerate(kept))

@@ -1,8 +1,10 @@
 """Which slot holds which frame: the integers of one row (one player). No torch here."""
 
+import math
 from dataclasses import dataclass, field, replace
 
 from mutoscope.core.errors import CapacityError, ConfigError
+from mutoscope.memory.choosing import Merging
 from mutoscope.memory.policy import (
     AnyPolicy,
     Blend,
@@ -78,7 +80,7 @@ class ChunkPlan:
 
 @dataclass
 class Ledger:
-    """The book of one row: slot -> frame, and shelf -> frame of its archive. `open_chunk` plans a chunk, `commit` makes it past."""
+    """The book of one row: where each frame lies (slot, shelf), how many merged into it. `open_chunk` plans a chunk, `commit` keeps it."""
 
     policy: AnyPolicy
     num_slots: int
@@ -89,6 +91,7 @@ class Ledger:
     blends: tuple[SlotBlend, ...] = ()
     num_shelves: int = 0
     shelf_of: dict[int, int] = field(default_factory=dict)
+    counts: dict[int, int] = field(default_factory=dict)
 
     @property
     def remembered(self) -> tuple[int, ...]:
@@ -114,7 +117,7 @@ class Ledger:
         sources = self._past(chunk, ranks)
         kept = {source.frame for source in sources}
         lost = tuple(SlotSource(slot, frame, frame) for frame, slot in sorted(self.slot_of.items()) if frame not in kept)
-        blends = blends_of(self.policy, tuple(source.frame for source in lost))
+        blends = self._merged(lost) if isinstance(self.policy, Merging) else blends_of(self.policy, tuple(source.frame for source in lost))
         self.blends += tuple(SlotBlend(self.slot_of[blend.frame], self.slot_of[blend.heir], blend) for blend in blends)
         self.evicted += lost
         held = {frame: slot for frame, slot in self.slot_of.items() if frame in kept}
@@ -126,7 +129,7 @@ class Ledger:
         recalled = tuple(Transfer(frame, slot, self.shelf_of[frame]) for frame, slot in zip(back, free, strict=False))
         self.slot_of = held | {item.frame: item.slot for item in recalled}
         stored = self._shelve(lost)
-        placed = tuple(SlotSource(self.slot_of[source.frame], source.frame, source.position, source.bias) for source in sources)
+        placed = tuple(SlotSource(self.slot_of[source.frame], source.frame, source.position, self._bias(source)) for source in sources)
         position, own = chunk_position(self.policy, chunk, sources), tuple(free[len(back) : len(back) + length])
         self.open_plan = ChunkPlan(chunk, placed, own, position, self.evicted, self.blends, recalled, stored)
         return self.open_plan
@@ -138,6 +141,20 @@ class Ledger:
         if set(ranks) != set(policy.candidates(chunk, remembered)):
             raise ConfigError("this memory chooses by content: open its chunks where its scorer is asked (MemoryStore.choose_chunk)")
         return policy.past(chunk, remembered, ranks)
+
+    def _merged(self, lost: tuple[SlotSource, ...]) -> tuple[Blend, ...]:
+        """Every lost frame merges into its predecessor, the newest first, so that a row of them ends in the first."""
+        remembered, blends = self.remembered, []
+        for frame in sorted((source.frame for source in lost), reverse=True):
+            heir = remembered[remembered.index(frame) - 1]
+            own, other = self.counts.get(heir, 1), self.counts.pop(frame, 1)
+            self.counts[heir] = own + other
+            blends.append(Blend(frame, heir, own / (own + other)))
+        return tuple(blends)
+
+    def _bias(self, source: Source) -> float:
+        """A source's own bias, and that of the frames that merged into it."""
+        return source.bias + math.log(self.counts.get(source.frame, 1))
 
     def _shelve(self, lost: tuple[SlotSource, ...]) -> tuple[Transfer, ...]:
         """The archive keeps the newest of what it had and what comes; what it has already stays on its shelf."""
@@ -167,7 +184,7 @@ class Ledger:
 
     def copy(self) -> "Ledger":
         """An independent copy."""
-        return replace(self, slot_of=dict(self.slot_of), shelf_of=dict(self.shelf_of))
+        return replace(self, slot_of=dict(self.slot_of), shelf_of=dict(self.shelf_of), counts=dict(self.counts))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from mutoscope.core.errors import CapacityError, ConfigError, choose
-from mutoscope.memory.choosing import Participative, Retrieval
+from mutoscope.memory.choosing import Merging, Participative, Retrieval
 from mutoscope.memory.frames import Blend, Chunk, Policy, Source, at_least_one, fits
 from mutoscope.memory.kinds import StateConfig, state_name
 
@@ -247,7 +247,7 @@ class Stateful:
 
 
 WindowedConfig = Window | SinkWindow | DeepSink | RollingWindow | RecencyBias
-ChoosingConfig = Participative | Retrieval
+ChoosingConfig = Participative | Retrieval | Merging
 CacheConfig = Full | WindowedConfig | EmaSink | ChoosingConfig
 PolicyConfig = CacheConfig | Stateful
 AnyPolicy = Policy | ChoosingConfig
@@ -261,6 +261,7 @@ POLICIES: dict[str, type[CacheConfig]] = {
     "recency": RecencyBias,
     "participative": Participative,
     "retrieval": Retrieval,
+    "merging": Merging,
 }
 
 
@@ -278,6 +279,8 @@ def training_base(policy: ChoosingConfig) -> SinkWindow | Window:
     """What to train under for a policy that chooses by content: the same sinks and slots, or the same window, without a choice."""
     if isinstance(policy, Retrieval):
         return Window(policy.window)
+    if isinstance(policy, Merging):
+        return Window(policy.frames)
     slots = policy.budget + policy.room
     return SinkWindow(policy.sink, slots - policy.sink) if policy.sink else Window(slots)
 
@@ -319,7 +322,7 @@ def moving_slots(policy: AnyPolicy, slots: int) -> int:
             return sink
         case DeepSink(parts=parts):
             return parts.sink
-        case EmaSink() | RollingWindow() | Participative() | Retrieval():
+        case EmaSink() | RollingWindow() | Participative() | Retrieval() | Merging():
             return slots
     return 0
 

@@ -17,10 +17,11 @@ NOTE_TYPE = torch.float64
 
 
 def note_shape(criterion: Criterion, layers: int, heads: int, head_dim: int) -> tuple[int, ...]:
-    """Of one frame's note: per layer its queries and keys (participation) or keys alone (similarity), or its place, down and right."""
+    """Of one frame's note: per layer its queries and keys (participation) or keys alone (similarity, repetition), or its place."""
     shapes: dict[Criterion, tuple[int, ...]] = {
         "participation": (layers, 2, heads, head_dim),
         "similarity": (layers, 1, heads, head_dim),
+        "repetition": (layers, 1, heads, head_dim),
         "place": (2,),
         "nothing": (0,),
     }
@@ -40,6 +41,15 @@ def participation(keys: Tensor, queries: Tensor) -> Tensor:
 def similarity(keys: Tensor, newest: Tensor) -> Tensor:
     """The cosine between mean keys `[n, layer, head, D]` and those of the newest frame `[1, layer, head, D]`, averaged -> `[n]`."""
     return cosine_similarity(keys, newest, dim=-1).flatten(1).mean(1)
+
+
+def repetition(keys: Tensor, positions: tuple[int, ...], before: Tensor, before_positions: tuple[int, ...]) -> Tensor:
+    """`similarity` of each `[n, ...]` to that of `before` which stands one position before it -> `[n]`; -inf where none does."""
+    place = {position: index for index, position in enumerate(before_positions)}
+    missing = keys.new_full((), -torch.inf)
+    pairs = [(index, place.get(position - 1)) for index, position in enumerate(positions)]
+    found = [missing if other is None else similarity(keys[index, None], before[other, None])[0] for index, other in pairs]
+    return torch.stack(found)
 
 
 def nearness(places: Tensor, place: Tensor) -> Tensor:

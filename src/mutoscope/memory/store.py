@@ -197,6 +197,7 @@ class MemoryStore:
         source, target = self.span(item.slot), self.span(item.heir_slot)
         for tensor in (self.originals, self.values):
             tensor[:, rows, :, target] = torch.lerp(tensor[:, rows, :, source], tensor[:, rows, :, target], item.blend.keep)
+        self.notes[rows, item.heir_slot] = torch.lerp(self.notes[rows, item.slot], self.notes[rows, item.heir_slot], item.blend.keep)
         for row in range(*rows.indices(self.spec.rows)):
             self.positions[row][item.heir_slot] = NOWHERE
 
@@ -252,6 +253,8 @@ class MemoryStore:
             return ledger.open_chunk(length)
         plan = ledger.open_chunk(length, self._ranks(row, length, travelled))
         self._exchange(row, plan)
+        for item in plan.blends:
+            self.blend(slice(row, row + 1), item)
         self.moving_seconds += time.perf_counter() - began
         return plan
 

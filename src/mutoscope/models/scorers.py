@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mutoscope.core.shapes import TokenGrid
 from mutoscope.memory.policy import AnyPolicy, ChoosingConfig
-from mutoscope.memory.scoring import NO_SCORER, Scorer, nearness, participation, similarity
+from mutoscope.memory.scoring import NO_SCORER, Scorer, nearness, participation, repetition, similarity
 from mutoscope.models.rope import rotate, rotations
 
 ONE_TOKEN = TokenGrid(1, 1)
@@ -50,6 +50,19 @@ class Similarity:
 
 
 @dataclass(frozen=True)
+class Repetition:
+    """Cosines between unrotated mean keys of frames and of those one position before them."""
+
+    def asking(self, recent: Tensor, travelled: Tensor) -> Tensor:
+        """All frames."""
+        return recent
+
+    def scores(self, notes: Tensor, positions: tuple[int, ...], asking: Tensor, asking_positions: tuple[int, ...]) -> Tensor:
+        """Notes `[n, layer, 1, head, D]` -> `[n]`."""
+        return repetition(notes.squeeze(2), positions, asking.squeeze(2), asking_positions)
+
+
+@dataclass(frozen=True)
 class Places:
     """Distances between places, in picture heights and widths; notes are where cameras stood. `step` `[2, action]` is learned."""
 
@@ -76,6 +89,8 @@ def make_scorer(policy: AnyPolicy, head_dim: int, step: Tensor) -> Scorer:
             return Participation(head_dim)
         case "similarity":
             return Similarity()
+        case "repetition":
+            return Repetition()
         case "place":
             return Places(step.detach())
     return NO_SCORER

@@ -153,7 +153,7 @@ def slot_mask(slots: tuple[int, ...], highest: int, tokens: int, device: torch.d
 
 def slot_biases(slots: tuple[int, ...], biases: dict[int, float], highest: int, tokens: int) -> Tensor:
     """What is added to the logits of the tokens of each slot, `[1, highest * tokens]`: -inf where a slot is not read."""
-    added = torch.full((highest,), float("-inf"))
+    added = torch.full((highest,), float("-inf"), dtype=torch.float64)
     added[list(slots)] = 0.0
     for slot, bias in biases.items():
         added[slot] = bias
@@ -166,7 +166,7 @@ def note_layer(layer: int, item: Pass, turns: Turns, queries: Tensor, keys: Tens
     match item.store.spec.criterion:
         case "participation":
             parts = [rotate(queries, turns.timeless), rotate(keys, turns.timeless)]
-        case "similarity":
+        case "similarity" | "repetition":
             parts = [keys]
         case _:
             return
@@ -185,7 +185,7 @@ def remember_evicted(model: VideoTransformer, item: Pass) -> None:
     store, rows = item.store, item.rows
     evicted = store.take_evicted(rows, item.plan)
     frames = {source.frame for source in evicted}
-    for blend in item.plan.blends:
+    for blend in item.plan.blends if store.spec.criterion == "nothing" else ():
         if blend.blend.frame in frames:
             store.blend(rows, blend)
     for source in evicted if store.spec.waiting_slots else ():
