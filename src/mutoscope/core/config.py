@@ -38,6 +38,11 @@ def from_plain(kind: type[T], data: Any, where: str = "config") -> T:
     return _read(kind, data, where)
 
 
+def added_later(default: T) -> T:
+    """The default of a field that its dataclass did not have at first. With this default it stands for what was done before."""
+    return dataclasses.field(default=default, metadata=LATER)
+
+
 def config_hash(value: Any) -> str:
     """The first 16 hex digits of the SHA-256 of the canonical JSON of a configuration."""
     return hashlib.sha256(json.dumps(to_plain(value), sort_keys=True).encode()).hexdigest()[:16]
