@@ -14,6 +14,7 @@ import os
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -25,8 +26,9 @@ from mutoscope.core.progress import Progress
 from mutoscope.core.provenance import provenance
 from mutoscope.core.streams import normal, numpy_stream, stream
 from mutoscope.evaluate.bootstrap import statistic_interval
+from mutoscope.memory.choosing import Nearness, Participative, Retrieval
 from mutoscope.memory.kinds import STATES, FastWeights
-from mutoscope.memory.policy import Full, PolicyConfig, SinkWindow, Stateful, Window
+from mutoscope.memory.policy import Full, PolicyConfig, SinkWindow, Stateful, Window, integer_base
 from mutoscope.models.checkpoint import Checkpoint
 from mutoscope.recipes import recipe
 from mutoscope.rollout.session import Session, SessionConfig
@@ -36,6 +38,8 @@ CACHES: dict[str, Window | SinkWindow] = {"window": Window(8), "sink": SinkWindo
 POLICIES: dict[str, PolicyConfig] = {
     **CACHES,
     **{f"{name}+{kind}": Stateful(cache, state) for name, cache in CACHES.items() for kind, state in STATES.items()},
+    "participative": Participative(5, 2, 2, 3),
+    **{f"retrieval by {by}": Retrieval(3, 5, by, host_mib=0.25) for by in get_args(Nearness)},
     **{f"fast-{form} alone": Stateful(Window(1), FastWeights(form)) for form in ("mlp", "swiglu")},
 }
 FULL, SMALLEST_EARLY = Full(256), 100
@@ -47,7 +51,7 @@ def one_layer(base: RunConfig, policy: PolicyConfig) -> Checkpoint:
     """A student of one layer and 2 x 2 tokens that plays 16 x 16 pixels under a policy."""
     codec = CodecStage("codec", base.stages[0].update, latent_channels=4, widths=(8, 8, 8))
     data, model = replace(base.data, height=16, width=16), ModelConfig(dim=24, ffn_dim=48, num_heads=2, num_layers=1, travel=True)
-    return awake(replace(base, name="one-layer", data=data, model=model, stages=(codec,), memory=policy))
+    return awake(replace(base, name="one-layer", data=data, model=model, stages=(codec,), memory=integer_base(policy)))
 
 
 def awake(run: RunConfig) -> Checkpoint:
@@ -95,8 +99,8 @@ def look(session: Session) -> dict:
     store, model = session.store, session.checkpoint.model
     point = {
         "frame": session.num_frames,
-        "declared_bytes": store.spec.bytes(),
-        "held_bytes": store.bytes,
+        "declared_bytes": store.spec.bytes() + store.spec.host_bytes(),
+        "held_bytes": store.bytes + store.archive.bytes,
         "resident_bytes": resident_bytes(),
     }
     if not model.memories:

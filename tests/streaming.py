@@ -15,7 +15,7 @@ from mutoscope.models.conditions import Conditions, action_conditions
 from mutoscope.models.transformer import VideoTransformer
 from mutoscope.noise.schedule import per_chunk
 from mutoscope.rollout.executor import Executor, Pass, PassKind, drive
-from mutoscope.rollout.planner import commit_chunk
+from mutoscope.rollout.planner import commit_chunk, open_chunk, row_groups
 
 # Frame-wise, and chunks of three after two context frames committed one by one.
 CUTS = {"frame-wise": (1,) * 9, "chunks of 3": (1, 1, 3, 3, 3)}
@@ -54,22 +54,27 @@ def stream_clip(
     clip: Clip,
     prepare: Prepare = leave_alone,
     real: int = 0,
-    commits: Literal["commit", "real"] = "commit",
+    committed: Literal["commit", "real"] = "commit",
 ) -> Tensor:
     """Velocity of every noisy chunk, as its last pass, given the committed clean ones before it; `prepare` may touch the store first.
 
-    The first `real` frames are committed as what nobody denoised: they are denoised for their velocities alone. All others as `commits`.
+    The first `real` frames are committed as what nobody denoised: they are denoised for their velocities alone. All others as `committed`.
     """
     store = model.new_store(policy, max(lengths), len(clip.clean), clip.clean)
-    executor, rows, start, velocities = Executor(model), slice(0, len(clip.clean)), 0, []
+    executor, start, velocities = Executor(model), 0, []
     for length in lengths:
-        span, own = slice(start, start + length), clip.conditions.frames(start, start + length)
+        span, passes, commits = slice(start, start + length), [], []
         last: PassKind = "denoising" if start < real else "last"
-        item = Pass(store, rows, store.open_chunk(rows, length), clip.noisy[:, span], float(clip.sigma[0, start]), own, last)
-        prepare(store, item)
-        velocities += executor.run([item])
-        prepare(store, item)
-        drive(executor, [commit_chunk(store, rows, clip.clean[:, span], own, "real" if start < real else commits)])
+        for rows in row_groups(policy, len(clip.clean)):
+            own = clip.conditions.frames(start, start + length).rows(rows)
+            plan = open_chunk(store, rows, length, own)
+            passes.append(Pass(store, rows, plan, clip.noisy[rows, span], float(clip.sigma[0, start]), own, last))
+            commits.append(commit_chunk(store, rows, clip.clean[rows, span], own, "real" if start < real else committed))
+            prepare(store, passes[-1])
+        velocities.append(torch.cat(executor.run(passes)))
+        for item in passes:
+            prepare(store, item)
+        drive(executor, commits)
         start += length
     return torch.cat(velocities, dim=1)
 

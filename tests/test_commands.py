@@ -36,6 +36,7 @@ from mutoscope.data.recorder import record as record_world
 from mutoscope.data.worlds import make_world
 from mutoscope.data.worlds.gym import world_spec
 from mutoscope.evaluate.config import EvaluateConfig
+from mutoscope.memory.choosing import Retrieval
 from mutoscope.memory.policy import SinkWindow, Window
 from mutoscope.memory.store import MemoryStore
 from mutoscope.models.checkpoint import Checkpoint, placeless, read_manifest, save_checkpoint
@@ -99,6 +100,16 @@ def test_changes_reach_their_place_and_no_other():
     undone = override(after, ["model.dim=96", "stages.codec.update.updates=600", "memory.window=20", "name=scroll"])
     assert undone == before
     assert override(before, []) == before
+
+
+def test_memories_are_changed_in_the_words_of_play():
+    before = recipe("scroll")
+    stage = before.stages[-1].name
+    assert override(before, ["memory=sink=2,window=6"]).memory == SinkWindow(2, 6)
+    assert override(before, [f"stages.{stage}.memory=retrieval=2,window=6"]).stages[-1].memory == Retrieval(2, 6)
+    assert override(before, [f"stages.{stage}.memory=of the run"]) == before
+    with pytest.raises(ConfigError, match="unknown memory policy 'ring'"):
+        override(before, ["memory=ring=4"])
 
 
 @pytest.mark.parametrize(
@@ -259,7 +270,8 @@ def test_the_catalogue_offers_what_the_checkpoints_can(untrained, tmp_path):
     teacher = save(untrained, tmp_path / "teacher", stage="autoregressive", student_steps=32)
     catalogue = build_catalogue((str(student), str(teacher)), "cpu")
     assert [choice.steps for choice in catalogue.choices[:2]] == [(2, 1, 4), (2, 1, 4, 32)]
-    assert catalogue.choices[0].policies == ("window=8", "window=4", "sink=1,window=7")
+    chosen = ("participative=6,recent=2,sink=3,room=2", "retrieval=2,window=6,by=similarity,host_mib=256.0", "merging=8,recent=2")
+    assert catalogue.choices[0].policies == ("window=8", "window=4", "sink=1,window=7", *chosen)
     assert catalogue.choices[0].starts == ("start 0",)
     assert [pane.choice for pane in catalogue.panes][:2] == [choice.id for choice in catalogue.choices[:2]]
     (choice, options), *_ = catalogue.match((PaneRequest(catalogue.choices[0].id, steps=1, policy="sink=1,window=7"),))
@@ -273,7 +285,8 @@ def test_the_catalogue_offers_what_the_checkpoints_can(untrained, tmp_path):
 
 def test_play_begins_with_the_memory_that_was_asked_for(untrained, tmp_path):
     path = str(save(untrained, tmp_path / "student", memory=Window(8)))
-    for memory, first in (("", "window=8"), ("sink", "sink=1,window=7"), ("full:full=30", "full=30"), ("window", "window=8")):
+    asked = (("", "window=8"), ("sink", "sink=1,window=7"), ("full:full=30", "full=30"), ("window", "window=8"))
+    for memory, first in (*asked, ("participative", "participative=6,recent=2,sink=3,room=2")):
         catalogue = build_catalogue((path,), "cpu", memory)
         (choice, options), *_ = catalogue.match(catalogue.panes)
         assert options.policy == first and len(set(choice.policies)) == len(choice.policies)
@@ -283,12 +296,17 @@ def test_play_begins_with_the_memory_that_was_asked_for(untrained, tmp_path):
     chunks = str(save(untrained, tmp_path / "chunks", memory=Window(8), chunk_frames=3))
     with pytest.raises(ConfigError, match="2 frames cannot hold a chunk of 3"):
         build_catalogue((chunks,), "cpu", "window:window=2")
+    assert not any(text.startswith("participative") for text in build_catalogue((chunks,), "cpu").choices[0].policies)
+    refused = (("retrieval=2,by=place", "does not reckon where it stands"), ("retrieval=2,host_mib=0.0001", "give it at least"))
+    for memory, message in refused:
+        with pytest.raises(ConfigError, match=message):
+            build_catalogue((path,), "cpu", memory)
 
 
 def test_a_wrong_memory_is_said_before_a_port_is_opened(monkeypatch, capsys):
     monkeypatch.setattr(app, "serve", lambda *arguments, **options: pytest.fail("a port would have been opened"))
     assert cli.main(["play", "--memory", "ring"]) == cli.MISTAKE
-    assert "known: deep-sink, ema-sink, full, recency, rolling, sink, window" in capsys.readouterr().err
+    assert "known: deep-sink, ema-sink, full, merging, participative, recency, retrieval, rolling, sink, window" in capsys.readouterr().err
 
 
 def test_the_real_world_stands_beside_a_learned_one_that_equals_it(untrained, tmp_path):
@@ -329,6 +347,16 @@ def test_a_plan_counts_every_byte_by_hand(capsys):
 def test_every_kind_of_model_can_be_planned(name, capsys):
     assert cli.main(["plan", *([name] if name else []), "--policies", "window=4", "--dtype", "fp32", "--rows", "2"]) == 0
     assert "2 players" in capsys.readouterr().out
+
+
+def test_a_plan_counts_the_host_apart(capsys):
+    text = "retrieval=8,window=13,host_mib=2048"
+    assert cli.main(["plan", "wan-1.3b", "--tokens", "1024", "--policies", text]) == 0
+    printed = capsys.readouterr().out
+    tensor, note = 30 * 12 * 128 * 1024 * 2, 30 * 12 * 128 * 8
+    assert f"{21 * (3 * tensor + note):,}" in printed and ", 11 of those that left are on the host" in printed
+    assert cli.main(["plan", "wan-1.3b", "--policies", "retrieval=8"]) == 2
+    assert "give it at least host_mib=275" in capsys.readouterr().err
 
 
 def test_a_plan_is_what_a_session_allocates(untrained, tmp_path, capsys):

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from mutoscope.commands.checkpoints import beside_memory, named_policy, parse_policy, policy_text
 from mutoscope.core.errors import ConfigError
+from mutoscope.memory.choosing import Merging, Participative, Retrieval
 from mutoscope.memory.kinds import FastWeights, GatedDelta, LinearState
 from mutoscope.memory.policy import DeepSink, EmaSink, Full, RecencyBias, RollingWindow, SinkWindow, Stateful, Window
 
@@ -24,7 +25,11 @@ STATES = (
     | st.builds(GatedDelta, SOURCES)
     | st.builds(FastWeights, st.sampled_from(["mlp", "swiglu"]), SIZES, SOURCES)
 )
-POLICIES = st.builds(Full, SIZES) | st.builds(EmaSink, SIZES, SIZES, DECIMALS) | FRAMES | st.builds(Stateful, FRAMES, STATES)
+CHOOSING = st.builds(lambda sink, rest: Participative(sink + rest, rest, sink, 5), SIZES, SIZES) | st.builds(
+    Retrieval, SIZES, SIZES, st.sampled_from(["similarity", "place"]), st.integers(1, 99).map(lambda number: number / 4)
+)
+CHOOSING |= st.builds(lambda recent, more: Merging(recent + more + 1, recent), SIZES, SIZES)
+POLICIES = st.builds(Full, SIZES) | st.builds(EmaSink, SIZES, SIZES, DECIMALS) | FRAMES | st.builds(Stateful, FRAMES, STATES) | CHOOSING
 
 
 @given(POLICIES)
@@ -50,6 +55,13 @@ def test_policies_are_read_as_they_are_written(policy):
         ("window=4+linear=2", "only fast weights have a size"),
         ("full=9+linear", "gives no frame up"),
         ("window=4+linear,first-pass", "only ',last-pass' may follow"),
+        ("retrieval=4+linear", "no learned memory stands beside frames chosen by content"),
+        ("retrieval=few", "'retrieval=few' is not a name and a number of frames"),
+        ("retrieval=4,window=big", "window=big must be a whole number"),
+        ("retrieval=4,host_mib=big", "host_mib=big must be a number"),
+        ("retrieval=4,by=smell", "unknown way to choose what is brought back 'smell'; known: place, similarity"),
+        ("window=4,by=place", "takes window, got"),
+        ("participative=8", "of 8 frames cannot keep 10 sinks and 4 recent ones"),
     ],
 )
 def test_policies_that_cannot_be_are_named(text, message):
@@ -61,6 +73,7 @@ def test_a_learned_memory_stays_whatever_cache_is_asked_for():
     own = Stateful(Window(8), LinearState())
     assert beside_memory(Window(4), own) == Stateful(Window(4), LinearState())
     assert beside_memory(Window(4), Window(8)) == Window(4) and beside_memory(Full(9), own) == Full(9)
+    assert beside_memory(Retrieval(), own) == Retrieval(), "which the model then refuses in words"
 
 
 @pytest.mark.parametrize(
@@ -74,6 +87,12 @@ def test_a_learned_memory_stays_whatever_cache_is_asked_for():
         ("full:full=200", Full(200)),
         ("full:frames=200", Full(200)),
         ("sink=2,window=14", SinkWindow(2, 14)),
+        ("participative", Participative(9, 2, 6, 3)),
+        ("participative=16", Participative()),
+        ("retrieval", Retrieval(4, 8)),
+        ("merging", Merging(12, 2)),
+        ("retrieval=8", Retrieval(8, 13, "similarity", 256.0)),
+        ("retrieval:recalled=2,window=4,by=place", Retrieval(2, 4, "place")),
     ],
 )
 def test_a_memory_is_named_with_or_without_its_sizes(text, policy):

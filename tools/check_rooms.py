@@ -32,6 +32,8 @@ ALLOWED = {
 CLI_PARTS = {"cli", "commands", "__main__", "__init__"}
 # Modules (or rooms) and the packages that they do without: policy is integers, training needs torch, numpy and safetensors alone.
 WITHOUT = {
+    "memory.frames": {"torch", "numpy"},
+    "memory.choosing": {"torch", "numpy"},
     "memory.policy": {"torch", "numpy"},
     "memory.kinds": {"torch", "numpy"},
     "memory.ledger": {"torch"},

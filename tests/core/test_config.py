@@ -1,6 +1,7 @@
 """Configurations: to plain data and back without loss, and strictly."""
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import Literal
@@ -114,12 +115,13 @@ def test_equal_configurations_and_only_those_have_equal_hashes(first, second):
 @dataclass(frozen=True)
 class Grown:
     side: float
-    corners: Literal["sharp", "round"] = dataclasses.field(default="sharp", metadata=config.LATER)
+    corners: Literal["sharp", "round"] = config.added_later("sharp")
 
 
 def test_a_field_that_came_later_changes_no_name_while_it_has_its_default():
     old, new = Grown(1.0), Grown(1.0, "round")
-    assert to_plain(old) == {"is": "Grown", "side": 1.0} and to_plain(new)["corners"] == "round"
-    assert from_plain(Grown, to_plain(old)) == old and from_plain(Grown, to_plain(new)) == new
-    assert config_hash(old) != config_hash(new)
-    assert "kind" in to_plain(Square(1.0)), "any other default is written"
+    before = {"is": "Grown", "side": 1.0}
+    assert from_plain(Grown, before) == old and from_plain(Grown, to_plain(new)) == new
+    name = hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()[:16]
+    assert config_hash(old) == name != config_hash(new)
+    assert config_hash([old]) != config_hash([new]) and "corners" in to_plain(old), "who changes it by its name must find it"

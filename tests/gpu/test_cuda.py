@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from fakes import tiny_conditions, tiny_latents, tiny_model
+from fakes import CHOOSING, tiny_conditions, tiny_latents, tiny_model
 from mutoscope.memory.ledger import chunk_lengths
 from mutoscope.memory.policy import SinkWindow
 from mutoscope.models.denoise import clip_layout, teacher_forced
@@ -44,8 +44,9 @@ def test_training_precision_stays_near_float32() -> None:
     assert relative_error(made, forward(model, "cpu", torch.float64)) < 5e-2
 
 
-def test_rollouts_on_cuda_equal_those_on_the_cpu() -> None:
-    plan = RolloutPlan(SinkWindow(1, 3), context=2, chunk_frames=1, first_levels=(1.0, 0.75), levels=(1.0, 0.5))
+@pytest.mark.parametrize("policy", [SinkWindow(1, 3), *CHOOSING.values()], ids=str)
+def test_rollouts_on_cuda_equal_those_on_the_cpu(policy) -> None:
+    plan = RolloutPlan(policy, context=2, chunk_frames=1, first_levels=(1.0, 0.75), levels=(1.0, 0.5))
     results = []
     for device in ("cpu", "cuda"):
         real, conditions = tiny_latents(FRAMES).to(device), tiny_conditions(FRAMES).to(device, torch.float64)

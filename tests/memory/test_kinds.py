@@ -1,5 +1,8 @@
 """Kinds of learned memory as configurations: what was saved before a memory could be told by last passes is read, and called, as it was."""
 
+import hashlib
+import json
+
 import pytest
 
 from mutoscope.core.config import config_hash, from_plain, to_plain
@@ -17,7 +20,8 @@ BEFORE = {
 
 @pytest.mark.parametrize("name", STATES)
 def test_what_was_saved_before_is_written_from_commits_and_keeps_its_name(name):
-    assert to_plain(STATES[name]) == BEFORE[name]
+    called = hashlib.sha256(json.dumps(BEFORE[name], sort_keys=True).encode()).hexdigest()[:16]
+    assert config_hash(STATES[name]) == called
     assert from_plain(StateConfig, BEFORE[name]) == STATES[name] and STATES[name].written_from == "commit"
 
 

@@ -9,10 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mutoscope.core.errors import CapacityError, ConfigError
+from mutoscope.memory.choosing import Criterion, Merging, Participative, Retrieval
 from mutoscope.memory.kinds import STATES
-from mutoscope.memory.ledger import layout
+from mutoscope.memory.ledger import Ledger, layout, sources_of
 from mutoscope.memory.policy import (
     POLICIES,
+    AnyPolicy,
+    ChoosingConfig,
     Chunk,
     DeepSink,
     EmaSink,
@@ -166,8 +169,19 @@ def test_published_rules_by_hand():
     assert blends_of(SinkWindow(3, 6), (7, 8)) == ()
 
 
-def trace(policy: Policy) -> tuple:
+def chosen(policy: ChoosingConfig, criterion: Criterion) -> tuple:
+    """The plans of twelve frames where odd frames are the better ones, and what says so."""
+    ledger, plans = Ledger(policy, policy.capacity(1), num_shelves=12 if isinstance(policy, Retrieval) else 0), []
+    for _ in range(12):
+        plans.append(sources_of(ledger.open_chunk(1, tuple(sorted(ledger.candidates(1), key=lambda frame: (-(frame % 2), frame))))))
+        ledger.commit()
+    return (*plans, criterion)
+
+
+def trace(policy: AnyPolicy) -> tuple:
     """All that a policy decides in a script of twelve frames: sources, positions, biases, what becomes of evicted frames, states."""
+    if isinstance(policy, ChoosingConfig):
+        return chosen(policy, policy.criterion)
     state = state_of(policy)
     return (
         *layout(policy, (1,) * 12),
@@ -178,8 +192,10 @@ def trace(policy: Policy) -> tuple:
 
 def test_no_two_policies_differ_in_name_only():
     caches = [kind.of_frames(6) if kind is not Full else Full(12) for kind in POLICIES.values()]
+    caches += [Retrieval(2, 4, "place")]
     traces = [trace(policy) for policy in (*caches, *(Stateful(Window(6), state) for state in STATES.values()))]
     assert all(first != second for index, first in enumerate(traces) for second in traces[:index])
+    assert trace(Retrieval(2, 4))[:-1] == trace(Retrieval(2, 4, "place"))[:-1], "two ways to judge; with one judgement they are the same"
     assert trace(SinkWindow(1, 5)) == trace(SinkWindow.of_frames(6)), "the same rule twice would show"
 
 
@@ -223,9 +239,22 @@ def test_empty_memories_are_refused(make):
 
 
 def test_policies_by_name():
-    for policy in (Full(4), Window(4), SinkWindow(1, 4), DeepSink(8), EmaSink(1, 4), RollingWindow(5), RecencyBias(4)):
+    for policy in (
+        Full(4),
+        Window(4),
+        SinkWindow(1, 4),
+        DeepSink(8),
+        EmaSink(1, 4),
+        RollingWindow(5),
+        RecencyBias(4),
+        Participative(),
+        Retrieval(2),
+        Merging(6),
+    ):
         assert policy_by_name(policy_name(policy), **vars(policy)) == policy
-    with pytest.raises(ConfigError, match="known: deep-sink, ema-sink, full, recency, rolling, sink, window"):
+    with pytest.raises(
+        ConfigError, match="known: deep-sink, ema-sink, full, merging, participative, recency, retrieval, rolling, sink, window"
+    ):
         policy_by_name("forever")
     with pytest.raises(ConfigError, match="takes sink, window"):
         policy_by_name("sink", length=4)

@@ -76,7 +76,7 @@ def test_a_real_beginning_is_told_by_its_commits_and_what_is_made_by_its_source(
     """The twins, in which commits write what last passes wrote, or last passes what is real, differ for memories told by last passes."""
     last = policy in LAST_PASS
     assert agree_after(STATEFUL[policy], CUTS[cut], real=2)
-    assert agree_after(STATEFUL[policy], CUTS[cut], real=2, commits="real") != last
+    assert agree_after(STATEFUL[policy], CUTS[cut], real=2, committed="real") != last
     assert agree_after(STATEFUL[policy], CUTS[cut], real=1) != last
 
 

@@ -193,7 +193,6 @@ def test_requests_that_cannot_be_met_leave_the_play_as_it_is() -> None:
     async def script(page: Page) -> None:
         await open_fake(page)
         await page.say("open", panes=[{"choice": "gone"}])
-        await page.say("reset", start=7)
         await page.until(lambda: len(page.of_type("error")) >= 1)
         await page.say("reset", start=7)
         await page.until(lambda: len(page.of_type("error")) >= 2)

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from serve_fakes import Tiny
 
+from mutoscope.memory.choosing import Retrieval
 from mutoscope.memory.contents import SlotContent
 from mutoscope.memory.policy import Full, SinkWindow, Window
 from mutoscope.serve.strip import Strip, StripMail, Thumbnails, fold, shrink
@@ -69,6 +70,23 @@ def test_a_learned_world_tells_its_ledger_with_a_picture_of_every_frame(policy, 
             assert distances[frame] == min(distances), "the picture is of another frame"
         source.commit()
         assert {content.frame: content.slot for content in source.strip().slots if content.frame is not None} == ledger.slot_of
+
+
+def test_what_comes_back_from_the_host_has_its_picture() -> None:
+    """Frames that left the slots keep their pictures while the archive keeps them, and no longer."""
+    source = Tiny(Retrieval(2, 3, "similarity", host_mib=0.02))
+    source.reset(1, 5)
+    shelves, came_back = source.session.store.ledgers[0].num_shelves, False
+    for _ in range(24):
+        held = {content.frame for content in source.strip().slots}
+        source.step(FORWARD)
+        strip = source.strip()
+        back = {content.frame for content in strip.slots if content.kind == "chosen"} - held
+        came_back |= bool(back)
+        assert back <= strip.pictures.keys() and len(strip.pictures) <= 5 + shelves
+        assert [content.kind for content in strip.slots][-1] == "archive"
+        source.commit()
+    assert came_back and shelves < 12
 
 
 def test_pictures_do_not_pile_up_where_nobody_asks_for_them() -> None:

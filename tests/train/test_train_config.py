@@ -1,14 +1,17 @@
 """Runs that cannot be are refused in words before anything is built; those that can return from run.json unchanged."""
 
+import hashlib
 import json
 from dataclasses import replace
 
 import pytest
 from training_fakes import CHUNKS, RUN, STAGES, UPDATE, stage_config
 
+from fakes import CHOOSING
 from mutoscope.core.config import config_hash, from_plain, to_plain
 from mutoscope.core.errors import ConfigError
-from mutoscope.memory.policy import Full, SinkWindow, Window
+from mutoscope.memory.kinds import LinearState
+from mutoscope.memory.policy import Full, SinkWindow, Stateful, Window
 from mutoscope.train.config import RunConfig, StageConfig, parents
 
 ALL = replace(RUN, stages=tuple(stage_config(kind, UPDATE) for kind in STAGES))
@@ -138,3 +141,35 @@ def test_every_stage_says_how_long_its_clips_are():
     frames = {stage.name: LONG.frames_read(stage) for stage in LONG.stages}
     assert frames == {**dict.fromkeys(STAGES, RUN.clip_frames), "codec": 1, "long-matching": RUN.clip_frames + 4}
     assert (RUN.longest_clip, ALL.longest_clip, LONG.longest_clip) == (RUN.clip_frames, RUN.clip_frames, RUN.clip_frames + 4)
+
+
+def test_a_memory_that_chooses_by_content_is_for_rollouts_alone():
+    with pytest.raises(
+        ConfigError, match=r"chooses frames by their content .* train under 'window' \(window=4\), then play or match under"
+    ):
+        replace(ALL, memory=CHOOSING["place"])
+    run = with_stage("matching", memory=CHOOSING["place"])
+    assert {stage.name: run.memory_of(stage) for stage in run.stages if run.memory_of(stage) != run.memory} == {
+        "matching": CHOOSING["place"]
+    }
+    assert from_plain(RunConfig, json.loads(json.dumps(to_plain(run)))) == run
+
+
+@pytest.mark.parametrize(
+    ("memory", "message"),
+    [
+        (Full(3), "clips of 7 frames do not fit into the memory"),
+        (Stateful(Window(4), LinearState()), "stage 'matching': its memory has another learned memory than the run's"),
+    ],
+)
+def test_a_stages_own_memory_must_suit_the_run(memory, message):
+    with pytest.raises(ConfigError, match=message):
+        with_stage("matching", memory=memory)
+
+
+def test_runs_from_before_stages_had_a_memory_keep_their_hash():
+    stage = stage_config("matching", UPDATE)
+    before = {name: value for name, value in to_plain(stage).items() if name != "memory"}
+    digest = hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()[:16]
+    assert config_hash(stage) == digest != config_hash(replace(stage, memory=Window(4)))
+    assert from_plain(type(stage), before) == stage

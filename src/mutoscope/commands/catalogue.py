@@ -1,5 +1,6 @@
 """What `mutoscope play` offers: the given or bundled checkpoints, and the real world beside them where it can run here."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -16,12 +17,13 @@ from mutoscope.commands.checkpoints import (
     policy_text,
     session_config,
 )
-from mutoscope.core.errors import CheckpointError, MutoscopeError
+from mutoscope.core.errors import CheckpointError, ConfigError, MutoscopeError
 from mutoscope.core.world import WorldSpec
 from mutoscope.data.worlds import make_world
 from mutoscope.data.worlds.gym import world_spec
+from mutoscope.memory.choosing import Merging, Nearness, Participative, Retrieval
 from mutoscope.memory.ledger import layout
-from mutoscope.memory.policy import PolicyConfig, SinkWindow, Window, cache_of
+from mutoscope.memory.policy import PolicyConfig, SinkWindow, Stateful, Window, cache_of, integer_base
 from mutoscope.models.checkpoint import Checkpoint, CheckpointManifest, load_checkpoint, load_starts, read_manifest
 from mutoscope.rollout.session import Session, default_config
 from mutoscope.serve.catalogue import Catalogue, PaneChoice, PaneOptions
@@ -94,16 +96,32 @@ def offered_steps(manifest: CheckpointManifest) -> tuple[int, ...]:
 
 
 def offered_policies(path: Path, manifest: CheckpointManifest, memory: str) -> tuple[str, ...]:
-    """The policy that was asked for, if any; that of training; half a window, and a sink with the rest of the window."""
+    """The policy that was asked for, if any; that of training; with as many slots half a window, a sink, and what chooses by content."""
     policy = default_config(manifest).policy
     offered: tuple[PolicyConfig, ...] = (policy,)
     frames = cache_of(policy)
     if isinstance(frames, Window) and frames.window >= 2 * manifest.chunk_frames + 2:
         others = Window(frames.window // 2), SinkWindow.of_frames(frames.window)
-        offered = (policy, *(beside_memory(other, policy) for other in others))
+        choosing = () if isinstance(policy, Stateful) else choosing_policies(frames.window, manifest)
+        offered = (policy, *(beside_memory(other, policy) for other in others), *choosing)
     if memory:
         offered = (asked_policy(path, manifest, memory), *offered)
     return tuple(dict.fromkeys(map(policy_text, offered)))
+
+
+def choosing_policies(frames: int, manifest: CheckpointManifest) -> tuple[PolicyConfig, ...]:
+    """Those that choose by content in `frames` slots and can hold a chunk; frames come back by place where the model reckons places."""
+    by: Nearness = "place" if manifest.model is not None and manifest.model.travel else "similarity"
+    policies = (Participative.of_frames(frames), replace(Retrieval.of_frames(frames), by=by), Merging.of_frames(frames))
+    return tuple(policy for policy in policies if can_hold(policy, manifest.chunk_frames))
+
+
+def can_hold(policy: PolicyConfig, chunk: int) -> bool:
+    """Whether a policy has room for a chunk."""
+    try:
+        return policy.capacity(chunk) > 0
+    except ConfigError:
+        return False
 
 
 def asked_policy(path: Path, manifest: CheckpointManifest, memory: str) -> PolicyConfig:
@@ -115,7 +133,9 @@ def asked_policy(path: Path, manifest: CheckpointManifest, memory: str) -> Polic
     stride = 1 if manifest.model is None else manifest.model.temporal_stride
     # A dry run in integers: what would not fit is said now and not when the page is open.
     policy.capacity(chunk)
-    layout(policy, (1,) * (1 + (pixel_frames - 1) // stride) + (chunk,))
+    layout(integer_base(policy), (1,) * (1 + (pixel_frames - 1) // stride) + (chunk,))
+    if manifest.model is not None:
+        manifest.model.cache(policy, chunk).shelves()
     return policy
 
 

@@ -6,7 +6,18 @@ from pathlib import Path
 
 from mutoscope.core.errors import CheckpointError, ConfigError, choose
 from mutoscope.memory.kinds import STATES, FastWeights, StateConfig, state_name
-from mutoscope.memory.policy import POLICIES, CacheConfig, EmaSink, Full, PolicyConfig, Stateful, policy_by_name, policy_name
+from mutoscope.memory.policy import (
+    POLICIES,
+    CacheConfig,
+    ChoosingConfig,
+    EmaSink,
+    Full,
+    PolicyConfig,
+    Stateful,
+    WindowedConfig,
+    policy_by_name,
+    policy_name,
+)
 from mutoscope.models.checkpoint import CheckpointManifest, read_manifest
 from mutoscope.rollout.session import SessionConfig, default_config, with_steps
 
@@ -14,8 +25,10 @@ BUNDLED = Path(__file__).resolve().parent.parent / "bundled"
 MANIFEST = "manifest.json"
 LAST_PASS = "last-pass"
 NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+WORD = re.compile(r"[a-z]+")
 POLICY_HELP = (
-    "write it like window=16, sink=2,window=14 or full=200; a learned memory after a plus: window=8+linear, window=8+fast-swiglu=2"
+    "write it like window=16, sink=2,window=14, full=200 or retrieval=8,window=12,by=place; a learned memory after a plus: "
+    "window=8+linear, window=8+fast-swiglu=2"
 )
 
 
@@ -57,6 +70,8 @@ def parse_policy(text: str) -> PolicyConfig:
         return cache
     if isinstance(cache, (Full, EmaSink)):
         raise ConfigError(f"memory policy '{text}': '{frames}' gives no frame up that a state could take in; give window or sink instead")
+    if isinstance(cache, ChoosingConfig):
+        raise ConfigError(f"memory policy '{text}': no learned memory stands beside frames chosen by content; give window or sink instead")
     return Stateful(cache, _parse_state(state.strip()))
 
 
@@ -93,17 +108,17 @@ def named_policy(text: str, frames: int) -> PolicyConfig:
     return parse_policy(text) if "=" in text else choose(POLICIES, text, "memory policy").of_frames(frames)
 
 
-def _parse_sizes(text: str) -> dict[str, int | float]:
-    sizes: dict[str, int | float] = {}
+def _parse_sizes(text: str) -> dict[str, int | float | str]:
+    sizes: dict[str, int | float | str] = {}
     for part in text.split(","):
-        name, _, number = part.strip().partition("=")
-        if not NUMBER.fullmatch(number) or name in sizes:
+        name, _, size = part.strip().partition("=")
+        if not (NUMBER.fullmatch(size) or (WORD.fullmatch(size) and sizes)) or name in sizes:
             raise ConfigError(f"memory policy '{text}': '{part.strip()}' is not a name and a number of frames; {POLICY_HELP}")
-        sizes[name] = float(number) if "." in number else int(number)
+        sizes[name] = size if WORD.fullmatch(size) else float(size) if "." in size else int(size)
     return sizes
 
 
-def _policy_of_sizes(kind: str, sizes: dict[str, int | float]) -> CacheConfig:
+def _policy_of_sizes(kind: str, sizes: dict[str, int | float | str]) -> CacheConfig:
     """The kind's own name stands for its first size: `full=200` are 200 frames, `ema-sink=3,window=6` three sinks."""
     first = fields(choose(POLICIES, kind, "memory policy"))[0].name
     return policy_by_name(kind, **{first if name == kind else name: size for name, size in sizes.items()})
@@ -122,7 +137,7 @@ def policy_text(policy: PolicyConfig) -> str:
 
 def beside_memory(policy: PolicyConfig, own: PolicyConfig) -> PolicyConfig:
     """A cache of frames for a checkpoint with a learned memory, which is part of its weights and stays, whatever cache stands beside it."""
-    return Stateful(policy, own.state) if isinstance(own, Stateful) and not isinstance(policy, (Full, EmaSink, Stateful)) else policy
+    return Stateful(policy, own.state) if isinstance(own, Stateful) and isinstance(policy, WindowedConfig) else policy
 
 
 def session_config(

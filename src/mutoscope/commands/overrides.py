@@ -1,4 +1,4 @@
-"""Changes to a recipe from the command line: `model.dim=192 stages.codec.update.updates=100`, checked like the recipe itself."""
+"""Changes to a recipe from the command line: `model.dim=192 stages.codec.update.updates=100 memory=window=8`, checked like the recipe."""
 
 import json
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ def override(run: RunConfig, changes: Sequence[str]) -> RunConfig:
         before = _enter(place, last, path)
         if isinstance(place, list):
             raise ConfigError(f"'{path}' is a whole stage; name one of its keys: {', '.join(_known(before))}")
-        place[last] = _value(text)
+        place[last] = _memory(text) if last == "memory" else _value(text)
     return from_plain(RunConfig, plain, "recipe")
 
 
@@ -37,6 +37,14 @@ def _enter(place: Any, name: str, path: str) -> Any:
 
 def _known(table: Any) -> list[str]:
     return [key for key in table if key != TAG] if isinstance(table, dict) else []
+
+
+def _memory(text: str) -> Any:
+    """A memory policy as it is written for play (`window=8`, `retrieval=4,window=8`), or what `_value` makes of it."""
+    from mutoscope.commands.checkpoints import parse_policy
+
+    value = _value(text)
+    return to_plain(parse_policy(text)) if isinstance(value, str) and "=" in text else value
 
 
 def _value(text: str) -> Any:

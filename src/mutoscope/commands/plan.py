@@ -32,6 +32,9 @@ USUAL = (
     "ema-sink=3,window=6",
     "rolling=6",
     "recency=21",
+    "participative=16",
+    "merging=21",
+    "retrieval=8,window=13,host_mib=16384",
     "window=21+linear",
     "window=21+gated-delta",
     "window=21+fast-mlp",
@@ -50,7 +53,7 @@ class Options:
     frames: int = 7500
     """Frames of the world: what the policy "full" has to hold. 7,500 are five minutes at 25 frames/s."""
     policies: tuple[str, ...] = ()
-    """Memory policies, such as window=16, sink=2,window=14, full=200 or window=8+fast-swiglu; default: one of each kind."""
+    """Memory policies, such as window=16, sink=2,window=14, full=200, retrieval=8 or window=8+fast-swiglu; default: one of each kind."""
     tokens: int = 0
     """Tokens of a frame; 0: the model's own."""
     chunk: int = 3
@@ -119,6 +122,8 @@ def table(specs: list[tuple[str, CacheSpec]], options: Options, dtype: torch.dty
     for text, spec in specs:
         amount = spec.bytes(dtype)
         verdict = "everything is kept" if spec.slots >= options.frames else f"reads back at most {spec.slots - 1} frames"
+        if archived := spec.host_bytes(dtype):
+            verdict += f", {spec.shelves(dtype):,} of those that left are on the host: {human(archived)}"
         if spec.state_floats:
             verdict += f", and a state of {human(spec.state_bytes(dtype))} for what all frames left"
         lines.append(f"{text:<{width}}{spec.slots:>8}{amount:>21,}{human(amount):>11}   {verdict}")

@@ -16,6 +16,7 @@ EXAMPLES = (
     "mutoscope play runs/doom-basic/matching-2",
     "mutoscope play runs/scroll/consistency runs/scroll/matching-2 --port 8080",
     "mutoscope play --memory sink",
+    "mutoscope play --memory retrieval",
     "mutoscope play runs/doom-cover/matching-2 --memory window:window=16",
     "mutoscope play --host 0.0.0.0 --no-open",
 )
@@ -28,8 +29,8 @@ class Options:
     checkpoints: tyro.conf.Positional[tuple[str, ...]] = ()
     """Checkpoint folders, stages' folders of a run, or bundled names; default: the bundled world."""
     memory: str = ""
-    """Memory policy to begin with: window, sink or full, with as many frames as the checkpoint's own, or with sizes, as in
-    window:window=16, sink:sink=2,window=14 or full:full=200 ("full" ends when it is full); default: the checkpoint's own."""
+    """Memory policy to begin with: window, sink, participative, retrieval, ..., with as many frames as the checkpoint's own, or with sizes,
+    as in window:window=16, retrieval=4,window=8,by=place or full:full=200 ("full" ends when it is full); default: the checkpoint's own."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = 8765

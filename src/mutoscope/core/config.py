@@ -16,16 +16,15 @@ from mutoscope.core.errors import ConfigError
 T = TypeVar("T")
 # The key that names a dataclass in plain data: a keyword of the language, so that no field can have that name.
 TAG = "is"
-# Metadata of a field that came after the first configurations were saved: while it has its default it is left out of plain data, so that
-# what those configurations are called (`config_hash`) stays as it was.
+# Metadata of a field that came after the first configurations were saved: `config_hash` leaves it out while it has its default, so that
+# what those configurations are called stays as it was.
 LATER = {"later": True}
 
 
 def to_plain(value: Any) -> Any:
     """Dataclasses become dicts, tuples become lists; a dataclass carries its class name under "is"."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        plain = {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value) if not _left_out(field, value)}
-        return {TAG: type(value).__name__, **plain}
+        return {TAG: type(value).__name__, **{field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}}
     if isinstance(value, (tuple, list)):
         return [to_plain(item) for item in value]
     if value is None or isinstance(value, (str, int, float, bool)):
@@ -38,13 +37,23 @@ def from_plain(kind: type[T], data: Any, where: str = "config") -> T:
     return _read(kind, data, where)
 
 
+def added_later(default: T) -> T:
+    """The default of a field that its dataclass did not have at first. With this default it stands for what was done before."""
+    return dataclasses.field(default=default, metadata=LATER)
+
+
 def config_hash(value: Any) -> str:
     """The first 16 hex digits of the SHA-256 of the canonical JSON of a configuration."""
-    return hashlib.sha256(json.dumps(to_plain(value), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(_without_later(value), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _left_out(field: dataclasses.Field, value: Any) -> bool:
-    return "later" in field.metadata and getattr(value, field.name) == field.default
+def _without_later(value: Any) -> Any:
+    """`to_plain`, but for fields that were added later and have their default."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        named = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
+        kept = {field.name: _without_later(item) for field, item in named if "later" not in field.metadata or item != field.default}
+        return {TAG: type(value).__name__, **kept}
+    return [_without_later(item) for item in value] if isinstance(value, (tuple, list)) else to_plain(value)
 
 
 def _read(kind: Any, data: Any, where: str) -> Any:

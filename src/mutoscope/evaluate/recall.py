@@ -18,7 +18,7 @@ from mutoscope.data.worlds.tiles import TILE_PIXELS, classify_tiles
 from mutoscope.evaluate.metrics.psnr import psnr
 from mutoscope.evaluate.metrics.scroll import chance, position_error
 from mutoscope.memory.ledger import layout
-from mutoscope.memory.policy import PolicyConfig
+from mutoscope.memory.policy import PolicyConfig, integer_base
 
 AWAY_AND_BACK = (*TURNS, *SLIDES)
 MOVED_TILES = 0.25
@@ -121,8 +121,11 @@ def landmark_chance(clips: RecallClips) -> float:
 
 
 def within_memory(policy: PolicyConfig, clips: Truth, chunk_frames: int) -> bool:
-    """True if the chunk of the return may still read the last real frame, in which what must be recalled stood in full view."""
+    """True if the chunk of the return may still read the last real frame, in which what must be recalled stood in full view.
+
+    What content may bring back does not count: nobody knows before it is played.
+    """
     length = clips.frames.shape[1] - clips.context
     chunks = -(-length // chunk_frames)
-    last = layout(policy, (1,) * clips.context + (chunk_frames,) * chunks)[-1]
+    last = layout(integer_base(policy), (1,) * clips.context + (chunk_frames,) * chunks)[-1]
     return any(source.frame == clips.context - 1 for source in last.sources)

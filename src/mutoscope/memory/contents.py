@@ -3,20 +3,27 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from mutoscope.memory.choosing import Retrieval
+from mutoscope.memory.policy import PolicyConfig, sinks_of
+
 if TYPE_CHECKING:
     from mutoscope.memory.store import MemoryStore
 
-SlotKind = Literal["frame", "sink", "open", "empty", "state"]
+SlotKind = Literal["frame", "sink", "chosen", "open", "empty", "state", "archive"]
+# What stands behind the slots: it has bytes, but no frame of its own.
+BESIDE_SLOTS: tuple[SlotKind, ...] = ("state", "archive")
 
 
 @dataclass(frozen=True)
 class SlotContent:
     """One slot: the frame in it and how many frames old that is (None where there is none), and the bytes that it takes.
 
-    sink   a frame that stays, and whose position moves
-    open   a frame of the chunk that is being denoised; its commit makes it part of the past
-    empty  a slot that nothing reads; its bytes are allocated all the same
-    state  a learned memory's state: no frame, no age, the same bytes for ever; its number is that after the last slot
+    sink     a frame that stays
+    chosen   a frame that is older than the window, there for what is in it
+    open     a frame of the chunk that is being denoised; its commit makes it part of the past
+    empty    a slot that nothing reads; its bytes are allocated all the same
+    state    a learned memory's state: no frame, no age, the same bytes for ever; its number is that after the last slot
+    archive  what is kept on the host, with the bytes that it takes there; likewise
     """
 
     slot: int
@@ -27,7 +34,7 @@ class SlotContent:
 
 
 def slot_contents(store: "MemoryStore", row: int = 0) -> tuple[SlotContent, ...]:
-    """Every slot of a row in the order in which attention reads them: past, the open chunk's own; then the empty ones, then a state.
+    """Every slot of a row in the order in which attention reads them: past, the open chunk's own; empty ones; what stands beside.
 
     Ages count back from the newest frame, which is the open chunk's last or the last one committed.
     """
@@ -44,10 +51,19 @@ def slot_contents(store: "MemoryStore", row: int = 0) -> tuple[SlotContent, ...]
     def content(slot: int, kind: SlotKind, frame: int | None) -> SlotContent:
         return SlotContent(slot, kind, frame, None if frame is None else newest - frame, store.spec.slot_bytes(slot, store.keys.dtype))
 
-    remembered = [content(slot, "sink" if slot < store.spec.moving_slots else "frame", frame) for slot, frame in past]
+    remembered = [content(slot, kind_of(store.spec.policy, frame, newest - frame), frame) for slot, frame in past]
     opened = [content(slot, "open", frame) for slot, frame in own]
     taken = {slot for slot, _ in (*past, *own)}
     empty = [content(slot, "empty", None) for slot in range(ledger.num_slots) if slot not in taken]
     size = store.spec.state_bytes(store.keys.dtype) // store.spec.rows
     state = [SlotContent(ledger.num_slots, "state", None, None, size)] if size else []
-    return (*remembered, *opened, *empty, *state)
+    archived = store.archive.bytes // store.spec.rows
+    archive = [SlotContent(ledger.num_slots, "archive", None, None, archived)] if archived else []
+    return (*remembered, *opened, *empty, *state, *archive)
+
+
+def kind_of(policy: PolicyConfig, frame: int, age: int) -> SlotKind:
+    """What a remembered frame is to its policy."""
+    if frame < sinks_of(policy):
+        return "sink"
+    return "chosen" if isinstance(policy, Retrieval) and age >= policy.window else "frame"

@@ -1,9 +1,9 @@
 """Kinds of learned memory, as configurations: when they are written, from which pass, and how large they are. No torch here."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from mutoscope.core.config import LATER
+from mutoscope.core.config import added_later
 from mutoscope.core.errors import ConfigError
 
 WrittenAt = Literal["eviction", "chunk"]
@@ -17,7 +17,7 @@ WrittenFrom = Literal["commit", "last pass"]
 class LinearState:
     """Linear attention over all frames that the cache gave up: one matrix and one vector per layer and head (Hybrid Forcing)."""
 
-    written_from: WrittenFrom = field(default="commit", metadata=LATER)
+    written_from: WrittenFrom = added_later("commit")
 
     @property
     def written_at(self) -> WrittenAt:
@@ -33,7 +33,7 @@ class LinearState:
 class GatedDelta:
     """A linear state that forgets: what a key says replaces what it said before, and all of it decays (SANA-WM)."""
 
-    written_from: WrittenFrom = field(default="commit", metadata=LATER)
+    written_from: WrittenFrom = added_later("commit")
 
     @property
     def written_at(self) -> WrittenAt:
@@ -54,7 +54,7 @@ class FastWeights:
 
     form: Literal["mlp", "swiglu"] = "swiglu"
     hidden: int = 2
-    written_from: WrittenFrom = field(default="commit", metadata=LATER)
+    written_from: WrittenFrom = added_later("commit")
 
     def __post_init__(self) -> None:
         if self.hidden < 1:

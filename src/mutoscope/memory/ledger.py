@@ -1,9 +1,22 @@
 """Which slot holds which frame: the integers of one row (one player). No torch here."""
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 
 from mutoscope.core.errors import CapacityError, ConfigError
-from mutoscope.memory.policy import Blend, Chunk, Policy, Source, blends_of, chunk_position
+from mutoscope.memory.choosing import Merging
+from mutoscope.memory.policy import (
+    AnyPolicy,
+    Blend,
+    CacheConfig,
+    ChoosingConfig,
+    Chunk,
+    Source,
+    blends_of,
+    chunk_position,
+    policy_name,
+    training_base,
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +39,15 @@ class SlotBlend:
 
 
 @dataclass(frozen=True)
+class Transfer:
+    """A frame that goes from its slot to a shelf of the archive on the host, or back."""
+
+    frame: int
+    slot: int
+    shelf: int
+
+
+@dataclass(frozen=True)
 class ChunkPlan:
     """All integers that the passes of one chunk need: what to read, where to write, at which positions.
 
@@ -33,6 +55,7 @@ class ChunkPlan:
     read there too. The commit is the last pass that writes them. `evicted` are the frames that the past lost since the
     last commit, oldest first: still in their slots until this chunk's first pass, and then no more; `blends` say what
     becomes of them. The chunk's own frames stand at `position` and after it.
+    Where frames are kept on the host as well: `recalled` come back into slots when the chunk opens, `stored` go there.
     """
 
     chunk: Chunk
@@ -41,6 +64,8 @@ class ChunkPlan:
     position: int
     evicted: tuple[SlotSource, ...] = ()
     blends: tuple[SlotBlend, ...] = ()
+    recalled: tuple[Transfer, ...] = ()
+    stored: tuple[Transfer, ...] = ()
 
     @property
     def positions(self) -> range:
@@ -55,18 +80,32 @@ class ChunkPlan:
 
 @dataclass
 class Ledger:
-    """The book of one row: slot -> frame. `open_chunk` plans a chunk, `commit` makes it part of the past."""
+    """The book of one row: where each frame lies (slot, shelf), how many merged into it. `open_chunk` plans a chunk, `commit` keeps it."""
 
-    policy: Policy
+    policy: AnyPolicy
     num_slots: int
     next_frame: int = 0
     slot_of: dict[int, int] = field(default_factory=dict)
     open_plan: ChunkPlan | None = None
     evicted: tuple[SlotSource, ...] = ()
     blends: tuple[SlotBlend, ...] = ()
+    num_shelves: int = 0
+    shelf_of: dict[int, int] = field(default_factory=dict)
+    counts: dict[int, int] = field(default_factory=dict)
 
-    def open_chunk(self, length: int) -> ChunkPlan:
-        """Plan the next chunk; frames that its policy no longer reads give their slots back.
+    @property
+    def remembered(self) -> tuple[int, ...]:
+        """Frames in slots or on shelves, oldest first."""
+        return tuple(sorted(self.slot_of.keys() | self.shelf_of.keys()))
+
+    def candidates(self, length: int) -> tuple[int, ...]:
+        """The frames to be ranked before a chunk of `length` is opened; none where nothing is to be chosen, or a chunk is open."""
+        if self.open_plan is not None or not isinstance(self.policy, ChoosingConfig):
+            return ()
+        return self.policy.candidates(Chunk(self.next_frame, length), self.remembered)
+
+    def open_chunk(self, length: int, ranks: tuple[int, ...] = ()) -> ChunkPlan:
+        """Plan the next chunk; frames that its policy no longer reads give their slots back. `ranks` are the candidates, best first.
 
         Opening the same chunk again before its commit gives the same plan.
         """
@@ -75,21 +114,60 @@ class Ledger:
                 raise ConfigError(f"a chunk of {self.open_plan.chunk.length} frames is open; commit it before opening one of {length}")
             return self.open_plan
         chunk = Chunk(self.next_frame, length)
-        sources = self.policy.past(chunk, tuple(sorted(self.slot_of)))
+        sources = self._past(chunk, ranks)
         kept = {source.frame for source in sources}
         lost = tuple(SlotSource(slot, frame, frame) for frame, slot in sorted(self.slot_of.items()) if frame not in kept)
-        blends = blends_of(self.policy, tuple(source.frame for source in lost))
+        blends = self._merged(lost) if isinstance(self.policy, Merging) else blends_of(self.policy, tuple(source.frame for source in lost))
         self.blends += tuple(SlotBlend(self.slot_of[blend.frame], self.slot_of[blend.heir], blend) for blend in blends)
         self.evicted += lost
-        self.slot_of = {frame: slot for frame, slot in self.slot_of.items() if frame in kept}
-        taken = set(self.slot_of.values())
+        held = {frame: slot for frame, slot in self.slot_of.items() if frame in kept}
+        taken = set(held.values())
         free = [slot for slot in range(self.num_slots) if slot not in taken]
-        if len(free) < length:
-            raise CapacityError(f"{self.num_slots} slots cannot hold {len(taken)} remembered frames and a chunk of {length}")
-        placed = tuple(SlotSource(self.slot_of[source.frame], source.frame, source.position, source.bias) for source in sources)
-        position = chunk_position(self.policy, chunk, sources)
-        self.open_plan = ChunkPlan(chunk, placed, tuple(free[:length]), position, self.evicted, self.blends)
+        back = sorted(kept - held.keys())
+        if len(free) < len(back) + length:
+            raise CapacityError(f"{self.num_slots} slots cannot hold {len(kept)} remembered frames and a chunk of {length}")
+        recalled = tuple(Transfer(frame, slot, self.shelf_of[frame]) for frame, slot in zip(back, free, strict=False))
+        self.slot_of = held | {item.frame: item.slot for item in recalled}
+        stored = self._shelve(lost)
+        placed = tuple(SlotSource(self.slot_of[source.frame], source.frame, source.position, self._bias(source)) for source in sources)
+        position, own = chunk_position(self.policy, chunk, sources), tuple(free[len(back) : len(back) + length])
+        self.open_plan = ChunkPlan(chunk, placed, own, position, self.evicted, self.blends, recalled, stored)
         return self.open_plan
+
+    def _past(self, chunk: Chunk, ranks: tuple[int, ...]) -> tuple[Source, ...]:
+        policy, remembered = self.policy, self.remembered
+        if not isinstance(policy, ChoosingConfig):
+            return policy.past(chunk, remembered)
+        if set(ranks) != set(policy.candidates(chunk, remembered)):
+            raise ConfigError("this memory chooses by content: open its chunks where its scorer is asked (MemoryStore.choose_chunk)")
+        return policy.past(chunk, remembered, ranks)
+
+    def _merged(self, lost: tuple[SlotSource, ...]) -> tuple[Blend, ...]:
+        """Every lost frame merges into its predecessor, the newest first, so that a row of them ends in the first."""
+        remembered, blends = self.remembered, []
+        for frame in sorted((source.frame for source in lost), reverse=True):
+            heir = remembered[remembered.index(frame) - 1]
+            own, other = self.counts.get(heir, 1), self.counts.pop(frame, 1)
+            self.counts[heir] = own + other
+            blends.append(Blend(frame, heir, own / (own + other)))
+        return tuple(blends)
+
+    def _bias(self, source: Source) -> float:
+        """A source's own bias, and that of the frames that merged into it."""
+        return source.bias + math.log(self.counts.get(source.frame, 1))
+
+    def _shelve(self, lost: tuple[SlotSource, ...]) -> tuple[Transfer, ...]:
+        """The archive keeps the newest of what it had and what comes; what it has already stays on its shelf."""
+        coming = {source.frame: source.slot for source in lost if source.frame not in self.shelf_of}
+        if not self.num_shelves or not coming:
+            return ()
+        newest = set(sorted((*self.shelf_of, *coming))[-self.num_shelves :])
+        self.shelf_of = {frame: shelf for frame, shelf in self.shelf_of.items() if frame in newest}
+        taken = set(self.shelf_of.values())
+        free = (shelf for shelf in range(self.num_shelves) if shelf not in taken)
+        stored = tuple(Transfer(frame, coming[frame], next(free)) for frame in sorted(coming.keys() & newest))
+        self.shelf_of.update({item.frame: item.shelf for item in stored})
+        return stored
 
     def commit(self) -> None:
         """The open chunk's frames become part of the past."""
@@ -106,7 +184,7 @@ class Ledger:
 
     def copy(self) -> "Ledger":
         """An independent copy."""
-        return Ledger(self.policy, self.num_slots, self.next_frame, dict(self.slot_of), self.open_plan, self.evicted, self.blends)
+        return replace(self, slot_of=dict(self.slot_of), shelf_of=dict(self.shelf_of), counts=dict(self.counts))
 
 
 @dataclass(frozen=True)
@@ -119,22 +197,38 @@ class ChunkSources:
     blends: tuple[Blend, ...] = ()
 
 
-def layout(policy: Policy, lengths: tuple[int, ...]) -> tuple[ChunkSources, ...]:
+def layout(policy: AnyPolicy, lengths: tuple[int, ...]) -> tuple[ChunkSources, ...]:
     """The key sources of every chunk of a clip, from the very ledger that streaming uses.
 
-    Training takes visibility and positions from here, so that they are those of play; where play numbers a chunk otherwise than by its
-    frames' indices, its sources are moved along with it (rotary positions are relative).
+    Training takes visibility and positions from here, so that they are those of play. What content decides, a clip without a rollout
+    cannot know: such policies are refused.
     """
-    ledger = Ledger(policy, policy.capacity(max(lengths)))
-    chunks = []
+    if isinstance(policy, ChoosingConfig):
+        raise ConfigError(
+            f"the memory '{policy_name(policy)}' chooses frames by their content while it plays, and clips of data are not played; "
+            f"train under {described(training_base(policy))}, then play or match under '{policy_name(policy)}'"
+        )
+    ledger, plans = Ledger(policy, policy.capacity(max(lengths))), []
     for length in lengths:
-        plan = ledger.open_chunk(length)
-        shift = plan.chunk.start - plan.position
-        sources = tuple(Source(source.frame, source.position + shift, source.bias) for source in plan.sources)
-        evicted, blends = tuple(source.frame for source in plan.evicted), tuple(item.blend for item in plan.blends)
-        chunks.append(ChunkSources(plan.chunk, sources, evicted, blends))
+        plans.append(ledger.open_chunk(length))
         ledger.commit()
-    return tuple(chunks)
+    return tuple(map(sources_of, plans))
+
+
+def sources_of(plan: ChunkPlan) -> ChunkSources:
+    """A plan in frames. Where play numbers a chunk otherwise than by its frames' indices, its sources are moved along with it.
+
+    Rotary positions are relative, so that this changes nothing.
+    """
+    shift = plan.chunk.start - plan.position
+    sources = tuple(Source(source.frame, source.position + shift, source.bias) for source in plan.sources)
+    return ChunkSources(plan.chunk, sources, tuple(source.frame for source in plan.evicted), tuple(item.blend for item in plan.blends))
+
+
+def described(policy: CacheConfig) -> str:
+    """A policy's name and sizes: `'sink' (sink=10, window=11)`."""
+    sizes = ", ".join(f"{name}={value}" for name, value in vars(policy).items())
+    return f"'{policy_name(policy)}' ({sizes})"
 
 
 def chunk_lengths(num_frames: int, chunk_frames: int, first: int = 0) -> tuple[int, ...]:

@@ -5,58 +5,12 @@ Positions are frame indices in time; what attention sees are their differences.
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Any
 
 from mutoscope.core.errors import CapacityError, ConfigError, choose
+from mutoscope.memory.choosing import Merging, Participative, Retrieval
+from mutoscope.memory.frames import Blend, Chunk, Policy, Source, at_least_one, fits
 from mutoscope.memory.kinds import StateConfig, state_name
-
-
-@dataclass(frozen=True)
-class Source:
-    """One frame of keys and values that a pass may read: which frame, at which temporal position, with what added to its logits."""
-
-    frame: int
-    position: int
-    bias: float = 0.0
-
-
-@dataclass(frozen=True)
-class Blend:
-    """What becomes of an evicted frame: its unrotated keys and its values enter those of `heir`, which keeps a share `keep` of its own."""
-
-    frame: int
-    heir: int
-    keep: float
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """The frames `start .. start + length - 1` that are denoised together, at positions equal to their indices."""
-
-    start: int
-    length: int
-
-    @property
-    def frames(self) -> range:
-        """Their indices."""
-        return range(self.start, self.start + self.length)
-
-
-class Policy(Protocol):
-    """Decides from integers alone what a chunk's passes may read, for denoising and for its commit alike."""
-
-    def capacity(self, max_chunk: int) -> int:
-        """Slots needed in all, the chunk's own included, when no chunk is longer than `max_chunk`."""
-        ...
-
-    def past(self, chunk: Chunk, remembered: tuple[int, ...]) -> tuple[Source, ...]:
-        """Ordered key sources of `chunk` among the frames still remembered. What it leaves out is evicted for good."""
-        ...
-
-
-def _at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise ConfigError(f"a memory policy needs {name} of at least 1, got {value}")
 
 
 @dataclass(frozen=True)
@@ -66,7 +20,7 @@ class Full:
     frames: int
 
     def __post_init__(self) -> None:
-        _at_least_one("frames", self.frames)
+        at_least_one("frames", self.frames)
 
     @classmethod
     def of_frames(cls, frames: int) -> "Full":
@@ -94,7 +48,7 @@ class Window:
     window: int
 
     def __post_init__(self) -> None:
-        _at_least_one("window", self.window)
+        at_least_one("window", self.window)
 
     @classmethod
     def of_frames(cls, frames: int) -> "Window":
@@ -103,7 +57,7 @@ class Window:
 
     def capacity(self, max_chunk: int) -> int:
         """`window` slots."""
-        return _fits(self.window, max_chunk, "window")
+        return fits(self.window, max_chunk, "window")
 
     def past(self, chunk: Chunk, remembered: tuple[int, ...]) -> tuple[Source, ...]:
         """The newest `window - chunk.length` frames."""
@@ -123,8 +77,8 @@ class SinkWindow:
     window: int
 
     def __post_init__(self) -> None:
-        _at_least_one("sink", self.sink)
-        _at_least_one("window", self.window)
+        at_least_one("sink", self.sink)
+        at_least_one("window", self.window)
 
     @classmethod
     def of_frames(cls, frames: int) -> "SinkWindow":
@@ -133,7 +87,7 @@ class SinkWindow:
 
     def capacity(self, max_chunk: int) -> int:
         """`sink + window` slots."""
-        return self.sink + _fits(self.window, max_chunk, "sink + window")
+        return self.sink + fits(self.window, max_chunk, "sink + window")
 
     def past(self, chunk: Chunk, remembered: tuple[int, ...]) -> tuple[Source, ...]:
         """Sinks first, then the newest `window - chunk.length` other frames."""
@@ -188,8 +142,8 @@ class EmaSink:
     decay: float = 0.999
 
     def __post_init__(self) -> None:
-        _at_least_one("sink", self.sink)
-        _at_least_one("window", self.window)
+        at_least_one("sink", self.sink)
+        at_least_one("window", self.window)
         if not 0 <= self.decay <= 1:
             raise ConfigError(f"a memory policy's decay must be in 0 .. 1, got {self.decay}")
 
@@ -223,7 +177,7 @@ class RollingWindow:
     frames: int = 6
 
     def __post_init__(self) -> None:
-        _at_least_one("frames", self.frames)
+        at_least_one("frames", self.frames)
 
     @classmethod
     def of_frames(cls, frames: int) -> "RollingWindow":
@@ -232,7 +186,7 @@ class RollingWindow:
 
     def capacity(self, max_chunk: int) -> int:
         """`frames` slots."""
-        return _fits(self.frames, max_chunk, "rolling")
+        return fits(self.frames, max_chunk, "rolling")
 
     def past(self, chunk: Chunk, remembered: tuple[int, ...]) -> tuple[Source, ...]:
         """The newest frames, numbered from 0."""
@@ -250,7 +204,7 @@ class RecencyBias:
     power: float = 1.0
 
     def __post_init__(self) -> None:
-        _at_least_one("window", self.window)
+        at_least_one("window", self.window)
         if not (self.strength >= 0 and self.power > 0):
             raise ConfigError(f"a recency bias needs strength >= 0 and power > 0, got {self.strength} and {self.power}")
 
@@ -261,7 +215,7 @@ class RecencyBias:
 
     def capacity(self, max_chunk: int) -> int:
         """`window` slots."""
-        return _fits(self.window, max_chunk, "recency")
+        return fits(self.window, max_chunk, "recency")
 
     def past(self, chunk: Chunk, remembered: tuple[int, ...]) -> tuple[Source, ...]:
         """The newest frames, with their biases; distances count from the chunk's first frame."""
@@ -293,8 +247,10 @@ class Stateful:
 
 
 WindowedConfig = Window | SinkWindow | DeepSink | RollingWindow | RecencyBias
-CacheConfig = Full | WindowedConfig | EmaSink
+ChoosingConfig = Participative | Retrieval | Merging
+CacheConfig = Full | WindowedConfig | EmaSink | ChoosingConfig
 PolicyConfig = CacheConfig | Stateful
+AnyPolicy = Policy | ChoosingConfig
 POLICIES: dict[str, type[CacheConfig]] = {
     "full": Full,
     "window": Window,
@@ -303,6 +259,9 @@ POLICIES: dict[str, type[CacheConfig]] = {
     "ema-sink": EmaSink,
     "rolling": RollingWindow,
     "recency": RecencyBias,
+    "participative": Participative,
+    "retrieval": Retrieval,
+    "merging": Merging,
 }
 
 
@@ -311,29 +270,59 @@ def state_of(policy: "PolicyConfig") -> StateConfig | None:
     return policy.state if isinstance(policy, Stateful) else None
 
 
-def cache_of(policy: Policy) -> Policy:
+def cache_of(policy: AnyPolicy) -> AnyPolicy:
     """The part of a policy that keeps frames."""
     return policy.cache if isinstance(policy, Stateful) else policy
 
 
-def blends_of(policy: Policy, evicted: tuple[int, ...]) -> tuple[Blend, ...]:
+def training_base(policy: ChoosingConfig) -> SinkWindow | Window:
+    """What to train under for a policy that chooses by content: the same sinks and slots, or the same window, without a choice."""
+    if isinstance(policy, Retrieval):
+        return Window(policy.window)
+    if isinstance(policy, Merging):
+        return Window(policy.frames)
+    slots = policy.budget + policy.room
+    return SinkWindow(policy.sink, slots - policy.sink) if policy.sink else Window(slots)
+
+
+def integer_base(policy: AnyPolicy) -> Policy:
+    """A policy, or what it is without its choice by content."""
+    return training_base(policy) if isinstance(policy, ChoosingConfig) else policy
+
+
+def sinks_of(policy: AnyPolicy) -> int:
+    """How many of the first frames are never given up."""
+    match cache_of(policy):
+        case SinkWindow(sink=sink) | EmaSink(sink=sink) | Participative(sink=sink):
+            return sink
+        case DeepSink(parts=parts):
+            return parts.sink
+    return 0
+
+
+def archive_bytes(policy: AnyPolicy) -> int:
+    """What one player's archive on the host may take."""
+    return policy.host_bytes if isinstance(policy, Retrieval) else 0
+
+
+def blends_of(policy: AnyPolicy, evicted: tuple[int, ...]) -> tuple[Blend, ...]:
     """What a policy makes of the frames that it gives up: nothing, but for sinks that take them in."""
     return tuple(policy.blend(frame) for frame in evicted) if isinstance(policy, EmaSink) else ()
 
 
-def chunk_position(policy: Policy, chunk: Chunk, sources: tuple[Source, ...]) -> int:
+def chunk_position(policy: AnyPolicy, chunk: Chunk, sources: tuple[Source, ...]) -> int:
     """The temporal position of a chunk's first frame: its index, but for policies that number the places in the cache."""
     return len(sources) if isinstance(cache_of(policy), RollingWindow) else chunk.start
 
 
-def moving_slots(policy: Policy, slots: int) -> int:
+def moving_slots(policy: AnyPolicy, slots: int) -> int:
     """Leading slots whose frames may change position or content, and so keep their unrotated keys."""
     match cache_of(policy):
         case SinkWindow(sink=sink):
             return sink
         case DeepSink(parts=parts):
             return parts.sink
-        case EmaSink() | RollingWindow():
+        case EmaSink() | RollingWindow() | Participative() | Retrieval() | Merging():
             return slots
     return 0
 
@@ -341,9 +330,11 @@ def moving_slots(policy: Policy, slots: int) -> int:
 def policy_by_name(name: str, **sizes: Any) -> CacheConfig:
     """`policy_by_name("window", window=16)`; unknown names and sizes are a ConfigError that lists the known ones."""
     kind = choose(POLICIES, name, "memory policy")
-    whole = {field.name for field in fields(kind) if field.type is int}
-    if broken := [f"{size}={value}" for size, value in sizes.items() if size in whole and not isinstance(value, int)]:
+    types = {field.name: field.type for field in fields(kind)}
+    if broken := [f"{size}={value}" for size, value in sizes.items() if types.get(size) is int and not isinstance(value, int)]:
         raise ConfigError(f"memory policy '{name}': {', '.join(broken)} must be a whole number of frames")
+    if broken := [f"{size}={value}" for size, value in sizes.items() if types.get(size) is float and isinstance(value, str)]:
+        raise ConfigError(f"memory policy '{name}': {', '.join(broken)} must be a number")
     try:
         return kind(**sizes)
     except TypeError as error:
@@ -355,9 +346,3 @@ def policy_name(policy: PolicyConfig) -> str:
     name = next(name for name, kind in POLICIES.items() if isinstance(cache_of(policy), kind))
     state = state_of(policy)
     return name if state is None else f"{name}+{state_name(state)}"
-
-
-def _fits(window: int, max_chunk: int, name: str) -> int:
-    if max_chunk > window:
-        raise ConfigError(f"a memory '{name}' of {window} frames cannot hold a chunk of {max_chunk}; make the window longer")
-    return window

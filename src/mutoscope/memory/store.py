@@ -5,16 +5,22 @@ which they were written; only slots whose position can change (sinks) keep their
 and are always rotated from that original, never in place. A learned memory has one float32 state per layer, row and
 head; where frames enter it as they are evicted, their keys lie beside as the layer made them, with the turn of their place, and if it is
 told by last denoising passes, their values too: those in the cache are the commit's.
+Where content decides what is read, a note lies beside every slot, and frames that left may lie in an archive on the host.
 """
 
+import math
+import time
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mutoscope.core.errors import ConfigError
+from mutoscope.memory.archive import Archive, Shelved
+from mutoscope.memory.choosing import MIB, Criterion
 from mutoscope.memory.ledger import ChunkPlan, Ledger, SlotBlend, SlotSource
-from mutoscope.memory.policy import PolicyConfig, moving_slots, state_of
+from mutoscope.memory.policy import ChoosingConfig, PolicyConfig, archive_bytes, moving_slots, state_of
+from mutoscope.memory.scoring import NO_SCORER, NOTE_TYPE, Scorer, best_first, note_shape
 
 NOWHERE = -1  # no frame stands there: keys at it are turned anew before they are read
 
@@ -59,6 +65,39 @@ class CacheSpec:
         state = state_of(self.policy)
         return self.waiting_slots if state is not None and state.written_from == "last pass" else 0
 
+    @property
+    def criterion(self) -> Criterion:
+        """What content is compared by, if it decides anything."""
+        return self.policy.criterion if isinstance(self.policy, ChoosingConfig) else "nothing"
+
+    @property
+    def note_shape(self) -> tuple[int, ...]:
+        """Of what is noted of a frame for a policy that chooses by content; for others nothing is."""
+        return note_shape(self.criterion, self.layers, self.heads, self.head_dim)
+
+    @property
+    def note_bytes(self) -> int:
+        """Bytes of one frame's note."""
+        return math.prod(self.note_shape) * NOTE_TYPE.itemsize
+
+    def shelves(self, dtype: torch.dtype = torch.float32) -> int:
+        """Frames that one row's archive on the host has room for; a budget for less than one is a ConfigError."""
+        budget, frame = archive_bytes(self.policy), self.shelf_bytes(dtype)
+        if 0 < budget < frame:
+            raise ConfigError(
+                f"a frame of this model takes {frame:,} bytes on the host, and the archive may take {budget:,} per player; "
+                f"give it at least host_mib={math.ceil(frame / MIB)}"
+            )
+        return budget // frame
+
+    def shelf_bytes(self, dtype: torch.dtype = torch.float32) -> int:
+        """What one frame takes of an archive: unrotated keys, values and its note."""
+        return 2 * self.layers * self.heads * self.tokens * self.head_dim * dtype.itemsize + self.note_bytes
+
+    def host_bytes(self, dtype: torch.dtype = torch.float32) -> int:
+        """Exactly what the archives of all rows allocate on the host, beside `bytes`."""
+        return self.rows * self.shelves(dtype) * self.shelf_bytes(dtype)
+
     def state_bytes(self, dtype: torch.dtype = torch.float32) -> int:
         """Bytes of a learned memory: its states (float32 at least) with what they begin from, and what waits to enter them."""
         per_slot, wide = self.rows * self.tokens * self.head_dim, _wide(dtype).itemsize
@@ -67,26 +106,35 @@ class CacheSpec:
         return self.layers * self.heads * (waiting + states) + self.waiting_slots * per_slot * wide
 
     def slot_bytes(self, slot: int, dtype: torch.dtype = torch.float32) -> int:
-        """What one slot of one row takes of `bytes`: keys and values, and the originals of a slot whose frame may move."""
+        """What one slot of one row takes of `bytes`: keys and values, the originals of a slot whose frame may move, its note."""
         tensors = 2 + (slot < self.moving_slots)
-        return self.layers * self.heads * self.tokens * self.head_dim * dtype.itemsize * tensors
+        return self.layers * self.heads * self.tokens * self.head_dim * dtype.itemsize * tensors + self.note_bytes
 
     def bytes(self, dtype: torch.dtype = torch.float32) -> int:
-        """Exactly what a MemoryStore of this spec allocates: keys, values, originals, states."""
+        """Exactly what a MemoryStore of this spec allocates on its device: keys, values, originals, notes, states."""
         per_slot = self.layers * self.rows * self.heads * self.tokens * self.head_dim * dtype.itemsize
-        return per_slot * (2 * self.slots + self.moving_slots) + self.state_bytes(dtype)
+        notes = self.rows * self.slots * self.note_bytes
+        return per_slot * (2 * self.slots + self.moving_slots) + notes + self.state_bytes(dtype)
 
 
 class MemoryStore:
     """Keys and values of `spec.rows` players, each with a ledger of its own, and their learned memories' states.
 
-    `start` `[layer, head, floats]` is what the states begin from; without a learned memory an empty tensor.
+    `start` `[layer, head, floats]` is what the states begin from; without a learned memory an empty tensor. `scorer` ranks frames for a
+    policy that chooses by content.
     """
 
     def __init__(
-        self, spec: CacheSpec, start: Tensor | None = None, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        spec: CacheSpec,
+        start: Tensor | None = None,
+        scorer: Scorer = NO_SCORER,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.spec = spec
+        self.spec, self.scorer = spec, scorer
+        shelves = spec.shelves(dtype)
 
         def slots(count: int) -> Tensor:
             return torch.zeros(spec.layers, spec.rows, spec.heads, count * spec.tokens, spec.head_dim, device=device, dtype=dtype)
@@ -98,7 +146,9 @@ class MemoryStore:
         wide = torch.zeros(spec.layers, spec.heads, spec.state_floats, device=device, dtype=_wide(dtype))
         self.start = wide if start is None else start.to(wide).view_as(wide)
         self.states = self.start[:, None].repeat(1, spec.rows, 1, 1)
-        self.ledgers = [Ledger(spec.policy, spec.slots) for _ in range(spec.rows)]
+        self.notes = torch.zeros(spec.rows, spec.slots, *spec.note_shape, device=device, dtype=NOTE_TYPE)
+        self.archive = Archive(spec.rows, shelves, (spec.layers, spec.heads, spec.tokens, spec.head_dim), spec.note_shape, dtype)
+        self.ledgers = [Ledger(spec.policy, spec.slots, num_shelves=shelves) for _ in range(spec.rows)]
         self.positions: list[dict[int, int]] = [{} for _ in range(spec.rows)]
         self.entered = [-1] * spec.rows
         # A measurement and no state: parking leaves it alone.
@@ -106,17 +156,17 @@ class MemoryStore:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """All that belongs to rows, and so is parked."""
-        return self.keys, self.values, self.originals, self.waiting, self.waiting_values, self.waiting_turns, self.states
+        """All that belongs to rows and lies on the device; it is parked, and the archive's tensors with it."""
+        return self.keys, self.values, self.originals, self.notes, self.waiting, self.waiting_values, self.waiting_turns, self.states
 
     @property
     def bytes(self) -> int:
-        """Bytes held by the tensors."""
+        """Bytes held on the device; the archive on the host has its own."""
         return sum(tensor.numel() * tensor.element_size() for tensor in (*self.tensors, self.start))
 
     def clear(self, row: int) -> None:
         """Forget everything in a row. Its slots are not wiped: no plan reads a slot that was not written."""
-        self.ledgers[row] = Ledger(self.spec.policy, self.spec.slots)
+        self.ledgers[row] = Ledger(self.spec.policy, self.spec.slots, num_shelves=self.ledgers[row].num_shelves)
         self.positions[row] = {}
         self.states[:, row] = self.start
         self.entered[row] = -1
@@ -162,6 +212,7 @@ class MemoryStore:
         source, target = self.span(item.slot), self.span(item.heir_slot)
         for tensor in (self.originals, self.values):
             tensor[:, rows, :, target] = torch.lerp(tensor[:, rows, :, source], tensor[:, rows, :, target], item.blend.keep)
+        self.notes[rows, item.heir_slot] = torch.lerp(self.notes[rows, item.slot], self.notes[rows, item.heir_slot], item.blend.keep)
         for row in range(*rows.indices(self.spec.rows)):
             self.positions[row][item.heir_slot] = NOWHERE
 
@@ -180,6 +231,7 @@ class MemoryStore:
         """A copy of all state, tensors included, that `restore` brings back bit for bit."""
         return {
             "tensors": [tensor.clone() for tensor in self.tensors],
+            "archive": [tensor.clone() for tensor in self.archive.tensors],
             "ledgers": [ledger.copy() for ledger in self.ledgers],
             "entered": list(self.entered),
             "positions": [dict(known) for known in self.positions],
@@ -187,12 +239,12 @@ class MemoryStore:
 
     def restore(self, parked: dict) -> None:
         """Bring a parked state back; the state itself stays usable. Another size or policy is a ConfigError."""
-        targets = self.tensors
-        if [tuple(tensor.shape) for tensor in parked["tensors"]] != [tuple(tensor.shape) for tensor in targets]:
+        targets, tensors = (*self.tensors, *self.archive.tensors), (*parked["tensors"], *parked["archive"])
+        if [tuple(tensor.shape) for tensor in tensors] != [tuple(tensor.shape) for tensor in targets]:
             raise ConfigError("the parked memory is of another size than this one; use the same model, policy and chunk")
         if any(ledger.policy != self.spec.policy for ledger in parked["ledgers"]):
             raise ConfigError(f"the parked memory has another policy than this one ({self.spec.policy}); use the same policy")
-        for target, tensor in zip(targets, parked["tensors"], strict=True):
+        for target, tensor in zip(targets, tensors, strict=True):
             target.copy_(tensor)
         self.ledgers = [ledger.copy() for ledger in parked["ledgers"]]
         self.positions = [dict(known) for known in parked["positions"]]
@@ -205,10 +257,75 @@ class MemoryStore:
             raise ConfigError("these rows remember different frames; open their chunks one by one")
         return plans[0]
 
+    def choose_chunk(self, row: int, length: int, travelled: Tensor) -> ChunkPlan:
+        """Open the next chunk of a row whose policy chooses by content; once open, a chunk keeps what was chosen.
+
+        `travelled` `[action]` is what the player will have done by its end. The host waits for the device here, once, and again for
+        every frame that moves between slots and archive. Adds to `moving_seconds`.
+        """
+        began, ledger = time.perf_counter(), self.ledgers[row]
+        if ledger.open_plan is not None:
+            return ledger.open_chunk(length)
+        plan = ledger.open_chunk(length, self._ranks(row, length, travelled))
+        self._exchange(row, plan)
+        for item in plan.blends:
+            self.blend(slice(row, row + 1), item)
+        self.moving_seconds += time.perf_counter() - began
+        return plan
+
+    def _ranks(self, row: int, length: int, travelled: Tensor) -> tuple[int, ...]:
+        """The row's candidates, best first."""
+        ledger, known = self.ledgers[row], self.positions[row]
+        candidates = ledger.candidates(length)
+        if not candidates:
+            return ()
+        slots = [ledger.slot_of[frame] for frame in asking_frames(self.spec.policy, ledger)]
+        recent = torch.cat([self.notes[row, :0], *(self.notes[row, slot : slot + 1] for slot in slots)])
+        asking = self.scorer.asking(recent, travelled)
+        stacked, count = torch.cat([self.notes[row], asking]), self.spec.slots
+        notes = stacked.cpu() if ledger.num_shelves else stacked
+        positions, asking_positions = tuple(known.get(slot, 0) for slot in range(count)), tuple(known[slot] for slot in slots)
+        scores = self.scorer.scores(notes[:count], positions, notes[count:], asking_positions).tolist()
+        shelves = (0,) * ledger.num_shelves
+        scores += self.scorer.scores(self.archive.notes[row], shelves, notes[count:], asking_positions).tolist() if shelves else []
+        places = {frame: count + shelf for frame, shelf in ledger.shelf_of.items()} | ledger.slot_of
+        return best_first(candidates, {frame: scores[places[frame]] for frame in candidates})
+
+    def _exchange(self, row: int, plan: ChunkPlan) -> None:
+        """Frames go between slots and shelves. All are read before any is written: two may change places."""
+        back = [self.archive.take(row, item.shelf) for item in plan.recalled]
+        for item in plan.stored:
+            self.archive.put(row, item.shelf, self._shelved(row, item.slot))
+        for item, frame in zip(plan.recalled, back, strict=True):
+            slot = self._shelved(row, item.slot)
+            for target, tensor in zip((slot.keys, slot.values, slot.note), (frame.keys, frame.values, frame.note), strict=True):
+                target.copy_(tensor)
+            self.positions[row][item.slot] = NOWHERE
+
+    def _shelved(self, row: int, slot: int) -> Shelved:
+        """Views of what a slot holds."""
+        span = self.span(slot)
+        return Shelved(self.originals[:, row, :, span], self.values[:, row, :, span], self.notes[row, slot])
+
+    def note(self, rows: slice, slots: tuple[int, ...], notes: Tensor) -> None:
+        """Note a chunk's frames for the scorer: `[row, frame, *note_shape]`."""
+        for place, slot in enumerate(slots):
+            self.notes[rows, slot] = notes[:, place]
+
+    def note_layer(self, layer: int, rows: slice, slots: tuple[int, ...], notes: Tensor) -> None:
+        """The same for one layer's part of the notes, `[row, frame, part, head, head_dim]`."""
+        for place, slot in enumerate(slots):
+            self.notes[rows, slot, layer] = notes[:, place]
+
     def commit(self, rows: slice) -> None:
         """The open chunk of these rows becomes part of the past. Their keys and values must have been written at sigma 0."""
         for ledger in self.ledgers[rows]:
             ledger.commit()
+
+
+def asking_frames(policy: PolicyConfig, ledger: Ledger) -> tuple[int, ...]:
+    """The frames against which a policy that chooses by content holds its candidates."""
+    return policy.asking(ledger.remembered) if isinstance(policy, ChoosingConfig) else ()
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -161,7 +161,9 @@ class ClipLayout:
     def biases(self, chunk: ChunkSources) -> Tensor | None:
         """What is added to the logits of a chunk's keys `[past and own tokens]`, None where nothing is."""
         added = [source.bias for source in chunk.sources] + [0.0] * chunk.chunk.length
-        return torch.tensor(added, device=self.device).repeat_interleave(self.grid.tokens)[None] if any(added) else None
+        if not any(added):
+            return None
+        return torch.tensor(added, dtype=torch.float64, device=self.device).repeat_interleave(self.grid.tokens)[None]
 
 
 @dataclass

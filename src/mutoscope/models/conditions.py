@@ -28,6 +28,10 @@ class Conditions:
         """Those of frames start .. stop - 1."""
         return replace(self, actions=self.actions[:, start:stop], known=self.known[:, start:stop], travel=self.travel[:, start:stop])
 
+    def rows(self, rows: slice) -> "Conditions":
+        """Those of some rows of the batch."""
+        return Conditions(self.actions[rows], self.known[rows], self.travel[rows], self.text[rows])
+
     def without_actions(self, chunks: Sequence[int]) -> "Conditions":
         """The null condition of guidance: of chunks of these lengths no action is known, only where each of them began."""
         return replace(self, known=torch.zeros_like(self.known), travel=self._held(chunks))

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from mutoscope.memory.kinds import MemoryWrites
-from mutoscope.memory.ledger import layout
-from mutoscope.memory.policy import Policy
-from mutoscope.models.attention import CleanHalf, ClipLayout, Context, LastPasses, NoisyHalf, WholeClip
+from mutoscope.memory.ledger import ChunkSources, layout
+from mutoscope.memory.policy import AnyPolicy
+from mutoscope.models.attention import ClipLayout, Context, LastPasses, NoisyHalf, WholeClip
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.rope import rotations
+from mutoscope.models.rows import AnyContext, AnyLayout, RowLayouts, clean_half, noisy_half
 from mutoscope.models.transformer import VideoTransformer
 
 
@@ -25,45 +26,59 @@ def bidirectional(model: VideoTransformer, latents: Tensor, sigma: Tensor, condi
 
 
 def clip_layout(
-    model: VideoTransformer, policy: Policy, lengths: tuple[int, ...], device: torch.device | str, context: int = 0
+    model: VideoTransformer, policy: AnyPolicy, lengths: tuple[int, ...], device: torch.device | str, context: int = 0
 ) -> ClipLayout:
     """The chunks of a clip with the key sources that `policy` gives each: the lists that streaming uses too.
 
     The first `context` frames are real ones; the others are made, so that a memory may be written from their last pass.
     """
+    return _clip_layout(model, layout(policy, lengths), device, context)
+
+
+def played_layout(
+    model: VideoTransformer, sources: tuple[tuple[ChunkSources, ...], ...], device: torch.device | str, context: int = 0
+) -> AnyLayout:
+    """The chunks of a rollout with what each of them read: one layout for all rows, or one per row where content decided."""
+    layouts = tuple(_clip_layout(model, row, device, context) for row in sources)
+    return layouts[0] if len(layouts) == 1 else RowLayouts(layouts)
+
+
+def _clip_layout(model: VideoTransformer, chunks: tuple[ChunkSources, ...], device: torch.device | str, context: int) -> ClipLayout:
     dtype = next(model.parameters()).dtype
-    return ClipLayout(layout(policy, lengths), model.config.grid, model.config.head_dim, torch.device(device), dtype, context)
+    return ClipLayout(chunks, model.config.grid, model.config.head_dim, torch.device(device), dtype, context)
 
 
-def encode_context(model: VideoTransformer, clean: Tensor, conditions: Conditions, clip: ClipLayout) -> Context:
+def encode_context(model: VideoTransformer, clean: Tensor, conditions: Conditions, clip: AnyLayout) -> AnyContext:
     """The clean half of teacher forcing: every chunk's commit pass (sigma 0) at once, as keys and values per layer."""
-    half = CleanHalf(clip)
+    half, context = clean_half(clip)
     model(clean, clean.new_zeros(clean.shape[:2]), conditions, half)
-    return half.context
+    return context
 
 
 def denoise_given_context(
-    model: VideoTransformer, noisy: Tensor, sigma: Tensor, conditions: Conditions, clip: ClipLayout, context: Context
+    model: VideoTransformer, noisy: Tensor, sigma: Tensor, conditions: Conditions, clip: AnyLayout, context: AnyContext
 ) -> Tensor:
     """The noisy half of teacher forcing: velocity of every chunk given its clean past, all at once."""
-    return model(noisy, sigma, conditions, NoisyHalf(clip, context))
+    return model(noisy, sigma, conditions, noisy_half(clip, context))
 
 
 def denoise_last(
-    model: VideoTransformer, noisy: Tensor, sigma: Tensor, conditions: Conditions, clip: ClipLayout, context: Context
-) -> tuple[Tensor, Context]:
+    model: VideoTransformer, noisy: Tensor, sigma: Tensor, conditions: Conditions, clip: AnyLayout, context: AnyContext
+) -> tuple[Tensor, AnyContext]:
     """The noisy half as every chunk's last pass, under the clip's own conditions; and the context with what it wrote into a learned memory.
 
     Where memories are written from commits, or there are none, that is `denoise_given_context` and the context as it was.
     """
+    if not (isinstance(clip, ClipLayout) and isinstance(context, Context)):  # no learned memory stands beside what content chooses
+        return denoise_given_context(model, noisy, sigma, conditions, clip, context), context
     passes = LastPasses(NoisyHalf(clip, context))
     velocity = model(noisy, sigma, conditions, passes)
     return velocity, replace(context, states=passes.states)
 
 
 def with_last_passes(
-    model: VideoTransformer, noisy: Tensor, sigma: Tensor, conditions: Conditions, clip: ClipLayout, context: Context
-) -> Context:
+    model: VideoTransformer, noisy: Tensor, sigma: Tensor, conditions: Conditions, clip: AnyLayout, context: AnyContext
+) -> AnyContext:
     """The context as `denoise_last` leaves it; costs a pass only where a memory is written from last passes."""
     told = any(memory.written_from == "last pass" for memory in model.memories)
     return denoise_last(model, noisy, sigma, conditions, clip, context)[1] if told else context
@@ -76,7 +91,7 @@ def teacher_forced(
     sigma: Tensor,
     clean_conditions: Conditions,
     noisy_conditions: Conditions,
-    clip: ClipLayout,
+    clip: AnyLayout,
 ) -> Tensor:
     """Velocity of the noisy half of `[clean | noisy]`; gradient flows through the clean half's keys and values.
 
@@ -88,7 +103,7 @@ def teacher_forced(
     return denoise_given_context(model, noisy, sigma, noisy_conditions, clip, context)
 
 
-def replay(model: VideoTransformer, clean: Tensor, noisy: Tensor, sigma: Tensor, conditions: Conditions, clip: ClipLayout) -> Tensor:
+def replay(model: VideoTransformer, clean: Tensor, noisy: Tensor, sigma: Tensor, conditions: Conditions, clip: AnyLayout) -> Tensor:
     """Teacher forcing with the clean half detached: the gradient pass of a rollout, exact and in parallel.
 
     `clean` are the rollout's committed frames and `noisy`, `sigma` its exit-step inputs; the result equals what the
@@ -103,7 +118,7 @@ def replay_since(
     noisy: Tensor,
     sigma: Tensor,
     conditions: Conditions,
-    clip: ClipLayout,
+    clip: AnyLayout,
     frame: int,
     writes: MemoryWrites = "frozen",
 ) -> Tensor:

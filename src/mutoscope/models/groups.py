@@ -109,7 +109,8 @@ def _group(run: list[ChunkSources], own: int, grid: TokenGrid, head_dim: int, de
     moved = max(map(_moved, run))
     kept = max(map(_reads, run)) - moved - run[0].chunk.length
     rows = [_row(chunk, moved, kept, own) for chunk in run]
-    moved_frames, positions, kept_frames, biases = (torch.tensor([row[part] for row in rows], device=device) for part in range(4))
+    moved_frames, positions, kept_frames = (torch.tensor([row[part] for row in rows], device=device) for part in range(3))
+    biases = torch.tensor([row[3] for row in rows], dtype=torch.float64, device=device)
     turns = rotations(positions.flatten().long(), grid, head_dim, dtype)
     bias = biases.repeat_interleave(grid.tokens, dim=1)[None, :, None] if bool(biases.any()) else None
     return Group(len(run), run[0].chunk.length, moved_frames.flatten().long(), turns, kept_frames.flatten().long(), bias)

@@ -15,6 +15,7 @@ from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.shapes import LatentShape, TokenGrid, token_grid
+from mutoscope.memory.choosing import Retrieval
 from mutoscope.memory.kinds import StateConfig
 from mutoscope.memory.policy import PolicyConfig, state_of
 from mutoscope.memory.store import CacheSpec, MemoryStore
@@ -22,6 +23,7 @@ from mutoscope.models.attention import Attend
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.recall import LearnedRecall, RecallLayer, learned_memories, recall_layer
 from mutoscope.models.rope import travel_rotations
+from mutoscope.models.scorers import make_scorer, place_of
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,11 @@ class TransformerConfig:
         return token_grid(self.latent, self.patch)
 
     def cache(self, policy: PolicyConfig, max_chunk: int, rows: int = 1) -> CacheSpec:
-        """The cache that this model needs under a policy."""
+        """The cache that this model needs under a policy; one that goes by places needs a model that reckons them."""
+        if isinstance(policy, Retrieval) and policy.by == "place" and not self.travel:
+            raise ConfigError(
+                "this model does not reckon where it stands (travel), and cannot find frames by their place; use by=similarity"
+            )
         return CacheSpec(self.num_layers, self.num_heads, self.head_dim, self.grid.tokens, policy, max_chunk, rows)
 
 
@@ -180,8 +186,7 @@ class Travel(nn.Module):
 
     def forward(self, conditions: Conditions) -> Tensor:
         """Rotations `[B, 1, F * tokens, head_dim / 2]`."""
-        places = (conditions.travelled()[..., None, :] * self.step.double()).sum(-1)
-        return travel_rotations(places, self.grid, self.head_dim, self.step.dtype)
+        return travel_rotations(place_of(conditions.travelled(), self.step), self.grid, self.head_dim, self.step.dtype)
 
 
 class VideoTransformer(nn.Module):
@@ -232,6 +237,11 @@ class VideoTransformer(nn.Module):
         """The learned memories of all layers; none where the config has none."""
         return learned_memories(self)
 
+    @property
+    def travel_step(self) -> Tensor:
+        """How far each action moves the camera, `[2, action]`; empty where the model does not reckon that."""
+        return self.travel.step if self.config.travel else torch.empty(0)
+
     def new_store(self, policy: PolicyConfig, max_chunk: int, rows: int, like: Tensor) -> MemoryStore:
         """An empty store of this model under a policy, on the device and in the type of `like`; learned memories at their start."""
         if state_of(policy) != self.config.recall:
@@ -241,7 +251,8 @@ class VideoTransformer(nn.Module):
             )
         starts = [memory.start(1)[0] for memory in self.memories]
         start = torch.stack(starts) if starts else like.new_zeros(0)
-        return MemoryStore(self.config.cache(policy, max_chunk, rows), start.detach(), device=like.device, dtype=like.dtype)
+        spec, scorer = self.config.cache(policy, max_chunk, rows), make_scorer(policy, self.config.head_dim, self.travel_step)
+        return MemoryStore(spec, start.detach(), scorer, device=like.device, dtype=like.dtype)
 
     def forward(self, latents: Tensor, sigma: Tensor, conditions: Conditions, attend: Attend) -> Tensor:
         """latents `[B, F, C, H, W]`, sigma `[B, F]` -> velocity of the latents' shape."""

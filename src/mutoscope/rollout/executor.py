@@ -14,11 +14,13 @@ from mutoscope.core.errors import ConfigError
 from mutoscope.core.shapes import TokenGrid
 from mutoscope.memory.kinds import WrittenFrom
 from mutoscope.memory.ledger import ChunkPlan
+from mutoscope.memory.scoring import token_sums
 from mutoscope.memory.store import MemoryStore
 from mutoscope.models.attention import Turns
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.recall import RecallLayer
 from mutoscope.models.rope import rotate, rotations
+from mutoscope.models.scorers import place_of
 from mutoscope.models.transformer import VideoTransformer
 
 PassKind = Literal["denoising", "last", "commit", "real"]
@@ -41,6 +43,11 @@ class Pass:
     sigma: float
     conditions: Conditions
     kind: PassKind = "denoising"
+
+    @property
+    def commits(self) -> bool:
+        """Whether what it writes stays: it is the last one of its chunk."""
+        return self.kind in ("commit", "real")
 
 
 WRITERS: dict[WrittenFrom, tuple[PassKind, ...]] = {"commit": ("commit", "real"), "last pass": ("last", "real")}
@@ -87,6 +94,8 @@ class Streaming:
         store, rows, part, turns = segment.item.store, segment.item.rows, segment.batch, segment.turns
         original = rotate(keys[part], turns.place) if store.spec.moving_slots and turns.place is not None else keys[part]
         store.write(layer, rows, segment.item.plan.write_slots, original, rotate(keys[part], turns.whole), values[part])
+        if segment.item.commits and store.spec.note_bytes:
+            note_layer(layer, segment.item, turns, queries[part], keys[part])
         past_keys, past_values = store.keys[layer, rows, :, : segment.reads], store.values[layer, rows, :, : segment.reads]
         return scaled_dot_product_attention(rotate(queries[part], turns.whole), past_keys, past_values, attn_mask=segment.hidden)
 
@@ -139,6 +148,7 @@ class Executor:
         for item in passes:
             remember_evicted(self.model, item)
             place_moved(self.model, item)
+            note_places(self.model, item)
             size = item.latents.shape[0]
             segments.append(self._segment(item, slice(first, first + size)))
             first += size
@@ -175,11 +185,31 @@ def slot_mask(slots: tuple[int, ...], highest: int, tokens: int, device: torch.d
 
 def slot_biases(slots: tuple[int, ...], biases: dict[int, float], highest: int, tokens: int) -> Tensor:
     """What is added to the logits of the tokens of each slot, `[1, highest * tokens]`: -inf where a slot is not read."""
-    added = torch.full((highest,), float("-inf"))
+    added = torch.full((highest,), float("-inf"), dtype=torch.float64)
     added[list(slots)] = 0.0
     for slot, bias in biases.items():
         added[slot] = bias
     return added.repeat_interleave(tokens)[None]
+
+
+def note_layer(layer: int, item: Pass, turns: Turns, queries: Tensor, keys: Tensor) -> None:
+    """What a scorer will want to know of a committed chunk's frames, from one layer's unrotated queries and keys."""
+    length, slots = item.plan.chunk.length, item.plan.write_slots
+    match item.store.spec.criterion:
+        case "participation":
+            parts = [rotate(queries, turns.timeless), rotate(keys, turns.timeless)]
+        case "similarity" | "repetition":
+            parts = [keys]
+        case _:
+            return
+    item.store.note_layer(layer, item.rows, slots, torch.stack([token_sums(part, length) for part in parts], dim=2))
+
+
+def note_places(model: VideoTransformer, item: Pass) -> None:
+    """Where the camera stood in a committed chunk's frames."""
+    if item.commits and item.store.spec.criterion == "place":
+        places = place_of(item.conditions.travelled(), model.travel_step)
+        item.store.note(item.rows, item.plan.write_slots, places)
 
 
 def remember_evicted(model: VideoTransformer, item: Pass) -> None:
@@ -187,7 +217,7 @@ def remember_evicted(model: VideoTransformer, item: Pass) -> None:
     store, rows = item.store, item.rows
     evicted = store.take_evicted(rows, item.plan)
     frames = {source.frame for source in evicted}
-    for blend in item.plan.blends:
+    for blend in item.plan.blends if store.spec.criterion == "nothing" else ():
         if blend.blend.frame in frames:
             store.blend(rows, blend)
     for source in evicted if store.spec.waiting_slots else ():

@@ -18,7 +18,7 @@ from mutoscope.models.codec import Codec, to_frames, to_model_pixels
 from mutoscope.models.conditions import Conditions, action_conditions, clip_conditions
 from mutoscope.noise.schedule import few_step_levels, uniform_grid
 from mutoscope.rollout.executor import Executor, Planner, drive
-from mutoscope.rollout.planner import ChunkJob, Trace, commit_chunk, euler_chunk, few_step_chunk
+from mutoscope.rollout.planner import ChunkJob, Trace, commit_chunk, euler_chunk, few_step_chunk, row_groups, row_jobs
 
 Sampler = Callable[[ChunkJob, int], Planner]
 
@@ -79,6 +79,7 @@ class Session:
         self.device = next(model.parameters()).device
         self.executor = Executor(model)
         self.store = model.new_store(config.policy, self.chunk_frames, rows, torch.zeros(0, device=self.device))
+        self.groups = row_groups(config.policy, rows)
         self.sampler = choose_sampler(manifest, config)
         self.seeds = tuple(derive_seed(config.seed, "session row", row) for row in range(rows))
         self.num_frames = self.generated_chunks = 0
@@ -99,8 +100,13 @@ class Session:
         return self.store.bytes
 
     @property
+    def host_bytes(self) -> int:
+        """Bytes of the archive on the host, for a memory that brings frames back: the same for ever too."""
+        return self.store.archive.bytes
+
+    @property
     def memory_seconds(self) -> float:
-        """Seconds spent on memory beyond denoising, since the session was made: commit passes, and moving of sinks.
+        """Seconds spent on memory beyond denoising, since the session was made: commit passes, moving of sinks, choosing by content.
 
         Wall time, which on a CPU is the whole cost. On CUDA it is the time to queue the kernels, which run on after it.
         Denoising passes also read and write the cache; that is attention's cost and not counted.
@@ -152,8 +158,8 @@ class Session:
             self.pending = self.pending_conditions = None
             self.commit_seconds += time.perf_counter() - began
 
-    def open_planner(self, actions: np.ndarray) -> Planner:
-        """The passes of the next chunk, for a loop that runs several sessions at once."""
+    def open_planners(self, actions: np.ndarray) -> list[Planner]:
+        """The passes of the next chunk, a planner per group of rows, for a loop that runs several sessions at once."""
         if self.num_frames == 0:
             raise ConfigError("reset the session before its first step")
         wanted = (self.rows, self.chunk_frames, self.world.actions.dim)
@@ -162,8 +168,9 @@ class Session:
         stride = self.codec.temporal_stride
         spread = np.repeat(actions[:, :, None], stride, axis=2)
         self.chunk_conditions = self._conditions(spread, np.ones(wanted[:2], dtype=bool))
-        job = ChunkJob(self.store, slice(0, self.rows), self.chunk_frames, self.chunk_conditions, self._noise)
-        return self.sampler(job, self.config.steps if self.generated_chunks else self.config.first_chunk_steps)
+        steps = self.config.steps if self.generated_chunks else self.config.first_chunk_steps
+        jobs = row_jobs(self.store, self.groups, self.chunk_frames, self.chunk_conditions, self._noise)
+        return [self.sampler(job, steps) for job in jobs]
 
     @torch.no_grad()
     def close_chunk(self, latents: Tensor) -> np.ndarray:
@@ -207,7 +214,7 @@ class Session:
         self.travel = torch.zeros_like(self.travel)
 
     def _commit(self, latents: Tensor, conditions: Conditions, kind: Literal["commit", "real"]) -> None:
-        drive(self.executor, [commit_chunk(self.store, slice(0, self.rows), latents, conditions, kind)])
+        drive(self.executor, [commit_chunk(self.store, rows, latents[rows], conditions.rows(rows), kind) for rows in self.groups])
 
     def _conditions(self, actions: np.ndarray, known: np.ndarray) -> Conditions:
         tensor = torch.from_numpy(np.ascontiguousarray(actions, dtype=np.float32)).to(self.device)
@@ -236,6 +243,7 @@ def step_together(sessions: Sequence[Session], actions: Sequence[np.ndarray]) ->
         raise ConfigError("sessions can share forwards only if they play the same loaded checkpoint")
     for session in sessions:
         session.commit()
-    planners = [session.open_planner(action) for session, action in zip(sessions, actions, strict=True)]
-    latents = drive(sessions[0].executor, planners)
+    planners = [session.open_planners(action) for session, action in zip(sessions, actions, strict=True)]
+    made = iter(drive(sessions[0].executor, [planner for group in planners for planner in group]))
+    latents = [torch.cat([next(made) for _ in group]) for group in planners]
     return [session.close_chunk(clean) for session, clean in zip(sessions, latents, strict=True)]

@@ -7,12 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mutoscope.memory.ledger import chunk_lengths
+from mutoscope.memory.ledger import ChunkPlan, ChunkSources, chunk_lengths, sources_of
 from mutoscope.memory.policy import PolicyConfig
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.transformer import VideoTransformer
 from mutoscope.rollout.executor import Executor, drive
-from mutoscope.rollout.planner import ChunkJob, Noise, Trace, commit_chunk, few_step_chunk
+from mutoscope.rollout.planner import Noise, Trace, commit_chunk, few_step_chunk, open_chunk, row_groups, row_jobs
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class RolloutPlan:
 class Rollout:
     """clean: context and generated frames, as committed; noisy, sigma: exit-step inputs (context frames: themselves at 0).
 
-    `lengths` are the chunks, the `context` frames one by one; `generated` `[B, F]` is 1 where the student made the frame.
+    `lengths` are the chunks, the `context` frames one by one; `generated` `[B, F]` is 1 where the student made the frame. `sources` are
+    what every chunk read, as it was planned: once for all rows, or once per row where content decides.
     """
 
     clean: Tensor
@@ -39,6 +40,7 @@ class Rollout:
     generated: Tensor
     lengths: tuple[int, ...]
     context: int
+    sources: tuple[tuple[ChunkSources, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -70,19 +72,25 @@ def roll_out(model: VideoTransformer, plan: RolloutPlan, real: Tensor, condition
     """Generate clips of `real`'s length `[B, F, C, H, W]` from its first `plan.context` frames, under its conditions."""
     batch, frames = real.shape[:2]
     lengths = chunk_lengths(frames, plan.chunk_frames, plan.context)
-    store, rows, executor = model.new_store(plan.policy, plan.chunk_frames, batch, real), slice(0, batch), Executor(model)
+    store, executor = model.new_store(plan.policy, plan.chunk_frames, batch, real), Executor(model)
+    groups = row_groups(plan.policy, batch)
     clean, noisy, sigma, start = real.clone(), real.clone(), real.new_zeros(batch, frames), 0
+    plans: list[list[ChunkPlan]] = [[] for _ in groups]
     for index, length in enumerate(lengths):
         stop = start + length
-        own = conditions.frames(start, stop)
+        jobs = row_jobs(store, groups, length, conditions.frames(start, stop), noise)
+        for job, planned in zip(jobs, plans, strict=True):
+            planned.append(open_chunk(store, job.rows, length, job.conditions))
         if index >= plan.context:
-            trace, levels = Trace(), plan.first_levels if index == plan.context else plan.levels
-            (clean[:, start:stop],) = drive(executor, [few_step_chunk(ChunkJob(store, rows, length, own, noise), levels, trace)])
-            noisy[:, start:stop], sigma[:, start:stop] = trace.inputs[0], trace.sigmas[0]
+            traces, levels = [Trace() for _ in jobs], plan.first_levels if index == plan.context else plan.levels
+            made = drive(executor, [few_step_chunk(job, levels, trace) for job, trace in zip(jobs, traces, strict=True)])
+            clean[:, start:stop], noisy[:, start:stop] = torch.cat(made), torch.cat([trace.inputs[0] for trace in traces])
+            sigma[:, start:stop] = traces[0].sigmas[0]
         if stop < frames:
             kind: Literal["commit", "real"] = "commit" if index >= plan.context else "real"
-            drive(executor, [commit_chunk(store, rows, clean[:, start:stop].clone(), own, kind)])
+            drive(executor, [commit_chunk(store, job.rows, clean[job.rows, start:stop].clone(), job.conditions, kind) for job in jobs])
         start = stop
     generated = real.new_ones(batch, frames)
     generated[:, : plan.context] = 0
-    return Rollout(clean, noisy, sigma, generated, lengths, plan.context)
+    sources = tuple(tuple(map(sources_of, planned)) for planned in plans)
+    return Rollout(clean, noisy, sigma, generated, lengths, plan.context, sources)

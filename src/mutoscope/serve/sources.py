@@ -92,8 +92,9 @@ class LearnedSource:
         pixels = self._session.step(action)
         self._thumbnails.note(first, self._session.num_frames - first, pixels)
         # Where no page asks for strips, pictures of frames that are gone must not pile up.
-        if len(self._thumbnails) > 2 * self._session.store.spec.slots:
-            self._thumbnails.keep(slot_contents(self._session.store))
+        ledger = self._session.store.ledgers[0]
+        if len(self._thumbnails) > 2 * (ledger.num_slots + ledger.num_shelves):
+            self._thumbnails.keep(slot_contents(self._session.store), ledger.shelf_of)
         return pixels
 
     def commit(self) -> None:
@@ -107,7 +108,7 @@ class LearnedSource:
     def strip(self) -> Strip:
         """The session's slots, with the pictures that were shown of them and those of the start's context."""
         slots = slot_contents(self._session.store)
-        self._thumbnails.keep(slots)
+        self._thumbnails.keep(slots, self._session.store.ledgers[0].shelf_of)
         return Strip(slots, self._thumbnails.coded(), self._session.codec.temporal_stride / self.world.content_rate)
 
     def close(self) -> None:

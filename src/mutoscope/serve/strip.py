@@ -5,12 +5,12 @@ Everything in it comes from the ledger and the cache's declared bytes. A frame o
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from mutoscope.memory.contents import SlotContent
+from mutoscope.memory.contents import BESIDE_SLOTS, SlotContent
 from mutoscope.serve.encode import jpeg_encoder
 from mutoscope.serve.wire import VERSION
 
@@ -48,9 +48,9 @@ class Thumbnails:
         for place in range(count):
             self._raw[first + place] = shrink(pixels[len(pixels) - 1 - (count - 1 - place) * self._stride])
 
-    def keep(self, slots: Sequence[SlotContent]) -> None:
-        """Forget all frames but those in these slots."""
-        frames = {content.frame for content in slots}
+    def keep(self, slots: Sequence[SlotContent], shelved: Iterable[int] = ()) -> None:
+        """Forget all frames but those in these slots and those on shelves, which may come back."""
+        frames = {content.frame for content in slots}.union(shelved)
         self._raw = {frame: picture for frame, picture in self._raw.items() if frame in frames}
         self._coded = {frame: picture for frame, picture in self._coded.items() if frame in frames}
 
@@ -98,10 +98,10 @@ class StripMail:
 
     def _pane(self, pane: int, strip: Strip) -> dict:
         shown = fold(strip.slots)
-        count = sum(content.kind in ("frame", "sink") for content in strip.slots)
+        count = sum(content.kind in ("frame", "sink", "chosen") for content in strip.slots)
         return {
             "slots": [self._slot(pane, content, strip) for content in shown],
-            "num_slots": sum(content.kind != "state" for content in strip.slots),
+            "num_slots": sum(content.kind not in BESIDE_SLOTS for content in strip.slots),
             "num_remembered": count,
             "frame_seconds": strip.frame_seconds,
         }
@@ -118,10 +118,10 @@ class StripMail:
 
 
 def fold(slots: Sequence[SlotContent], most: int = MAX_SHOWN_SLOTS, oldest: int = OLDEST_SHOWN) -> list[SlotContent]:
-    """At most `most` slots: a state, then all if they fit, else the `oldest` first frames, the newest, empty slots while there is room."""
-    states = [content for content in slots if content.kind == "state"]
-    if states:
-        return states + fold([content for content in slots if content.kind != "state"], most - len(states), oldest)
+    """At most `most`: what stands beside slots; all slots if they fit, else the `oldest` first frames, the newest, empty ones."""
+    beside = [content for content in slots if content.kind in BESIDE_SLOTS]
+    if beside:
+        return beside + fold([content for content in slots if content.kind not in BESIDE_SLOTS], most - len(beside), oldest)
     held = [content for content in slots if content.kind != "empty"]
     if len(held) > most:
         return held[:oldest] + held[oldest - most :]

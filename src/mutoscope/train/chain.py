@@ -264,7 +264,7 @@ def stage_manifest(chain: Chain, stage: StageConfig, codec: ConvCodecConfig, inp
         codec=codec,
         model=model,
         codec_hash="" if is_codec else codec_hash(chain),
-        memory=run.memory,
+        memory=run.memory_of(stage),
         chunk_frames=run.chunk_frames,
         clip_frames=run.clip_frames,
         shift=run.shift,

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from mutoscope.core.config import added_later
 from mutoscope.core.errors import CapacityError, ConfigError
 from mutoscope.core.shapes import rope_split
 from mutoscope.memory.kinds import MemoryWrites
 from mutoscope.memory.ledger import chunk_lengths, layout
-from mutoscope.memory.policy import PolicyConfig
+from mutoscope.memory.policy import PolicyConfig, integer_base, state_of
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,8 @@ class MatchingStage:
     """Distribution matching on the student's own rollouts; critic every update, student every `student_every`-th.
 
     A rollout may be up to `frames_beyond_clip` frames longer than a clip; its last `clip_frames` are scored. `memory_writes`: whether
-    gradient reaches what the commit passes write into a learned memory; the cached frames are detached in either case.
+    gradient reaches what the commit passes write into a learned memory; the cached frames are detached in either case. `memory` is that
+    of the rollouts, and then of play: another one than the run's, such as one that chooses by content, which clips of data cannot show.
     """
 
     name: str
@@ -156,6 +158,7 @@ class MatchingStage:
     max_context: int = 4
     frames_beyond_clip: int = 0
     memory_writes: MemoryWrites = "frozen"
+    memory: Literal["of the run"] | PolicyConfig = added_later("of the run")
 
     def __post_init__(self) -> None:
         _at_least(1, self, "student_steps", "first_chunk_steps", "student_every", "max_context")
@@ -220,8 +223,11 @@ class RunConfig:
                 raise ConfigError(
                     f"stage '{stage.name}': frames_beyond_clip must be a multiple of chunk_frames {self.chunk_frames}, got {beyond}"
                 )
+        lengths = chunk_lengths(self.longest_clip, self.chunk_frames, 1)
         try:
-            layout(self.memory, chunk_lengths(self.longest_clip, self.chunk_frames, 1))
+            layout(self.memory, lengths)
+            for stage in self.stages:
+                self._check_memory(stage, lengths)
         except CapacityError as error:
             raise ConfigError(f"clips of {self.longest_clip} frames do not fit into the memory: {error}") from error
         for stage in self.stages:
@@ -234,6 +240,20 @@ class RunConfig:
         if isinstance(stage, CodecStage):
             return 1
         return self.clip_frames + (stage.frames_beyond_clip if isinstance(stage, MatchingStage) else 0)
+
+    def _check_memory(self, stage: StageConfig, lengths: tuple[int, ...]) -> None:
+        """A stage's own memory holds its chunks and clips, and stands beside the learned memory of the run."""
+        memory = self.memory_of(stage)
+        if state_of(memory) != state_of(self.memory):
+            raise ConfigError(f"stage '{stage.name}': its memory has another learned memory than the run's, which is part of the weights")
+        memory.capacity(self.chunk_frames)
+        layout(integer_base(memory), lengths)
+
+    def memory_of(self, stage: StageConfig) -> PolicyConfig:
+        """The memory under which a stage trains and its checkpoint is played."""
+        if isinstance(stage, MatchingStage) and not isinstance(stage.memory, str):
+            return stage.memory
+        return self.memory
 
     @property
     def longest_clip(self) -> int:

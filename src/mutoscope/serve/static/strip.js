@@ -1,6 +1,7 @@
 // The memory strip under a pane: a cell per slot, as the server's ledger tells it. What the server did not send is not shown.
 
-const MARKS = { sink: "sink", open: "now", state: "state" };
+const MARKS = { sink: "sink", chosen: "back", open: "now", state: "state", archive: "host" };
+const BESIDE = ["state", "archive"];
 
 const count = (number, name) => `${number} ${name}${number === 1 ? "" : "s"}`;
 export const amount = (bytes) => {
@@ -31,8 +32,8 @@ class Cell {
     else if (isNew) this.image.removeAttribute("src");
     Object.assign(dataset, { kind: entry.kind, frame: String(entry.frame), age: String(entry.age) });
     this.thumb.dataset.mark = MARKS[entry.kind] ?? "";
-    dataset.state = entry.kind === "empty" || entry.kind === "state" ? entry.kind : this.image.hasAttribute("src") ? "shown" : "not shown";
-    this.age.textContent = entry.kind === "state" ? "all" : entry.age ?? "\u2013";
+    dataset.state = entry.kind === "empty" || BESIDE.includes(entry.kind) ? entry.kind : this.image.hasAttribute("src") ? "shown" : "not shown";
+    this.age.textContent = BESIDE.includes(entry.kind) ? "all" : entry.age ?? "\u2013";
     this.bytes.textContent = amount(entry.bytes);
     this.root.title = describe(entry, frameSeconds);
   }
@@ -42,8 +43,9 @@ function describe({ slot, kind, frame, age, bytes }, frameSeconds) {
   const place = `slot ${slot}, ${bytes.toLocaleString("en")} bytes`;
   if (kind === "empty") return `${place}: empty`;
   if (kind === "state") return `learned memory, ${bytes.toLocaleString("en")} bytes: what all earlier frames left, the same size for ever`;
+  if (kind === "archive") return `on the host, ${bytes.toLocaleString("en")} bytes: frames that left the slots and may come back, the same size for ever`;
   const old = `frame ${frame}, ${count(age, "frame")} (${(age * frameSeconds).toFixed(1)} s) old`;
-  return `${place}: ${old}${kind === "sink" ? ", never forgotten" : ""}${kind === "open" ? ", being drawn" : ""}`;
+  return `${place}: ${old}${kind === "sink" ? ", never forgotten" : ""}${kind === "chosen" ? ", chosen for what is in it" : ""}${kind === "open" ? ", being drawn" : ""}`;
 }
 
 export class Strip {
@@ -59,7 +61,7 @@ export class Strip {
 
   update({ slots, num_slots, num_remembered, frame_seconds }) {
     this.root.hidden = !slots.length;
-    const hidden = num_slots - slots.filter(({ kind }) => kind !== "state").length;
+    const hidden = num_slots - slots.filter(({ kind }) => !BESIDE.includes(kind)).length;
     const milliseconds = Math.round(1000 * frame_seconds);
     const rest = hidden ? ` \u00b7 ${count(hidden, "slot")} not drawn` : "";
     this.head.textContent = `remembers ${num_remembered} of ${num_slots} \u00b7 age in frames of ${milliseconds} ms${rest}`;

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mutoscope.models.attention import ClipLayout, Context
+from mutoscope.models.attention import ClipLayout
 from mutoscope.models.checkpoint import freeze
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.denoise import denoise_given_context, denoise_last, encode_context
+from mutoscope.models.rows import AnyContext
 from mutoscope.models.transformer import VideoTransformer
 from mutoscope.noise.schedule import add_noise, per_chunk, uniform_grid
 from mutoscope.objectives.consistency import consistency_loss, consistency_pair
@@ -70,7 +71,7 @@ class ConsistencyRun:
 
 
 def guided_velocity(
-    teacher: VideoTransformer, x: Tensor, sigma: Tensor, conditions: Conditions, clip: ClipLayout, context: Context, weight: float
+    teacher: VideoTransformer, x: Tensor, sigma: Tensor, conditions: Conditions, clip: ClipLayout, context: AnyContext, weight: float
 ) -> Tensor:
     """v_u + w (v_c - v_u) given one clean context, and one learned memory, which the conditional passes write."""
     conditional, context = denoise_last(teacher, x, sigma, conditions, clip, context)

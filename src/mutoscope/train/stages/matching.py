@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mutoscope.models.checkpoint import freeze
 from mutoscope.models.conditions import Conditions
-from mutoscope.models.denoise import bidirectional, clip_layout, replay_since
+from mutoscope.models.denoise import bidirectional, played_layout, replay_since
 from mutoscope.models.transformer import VideoTransformer
 from mutoscope.noise.schedule import add_noise, few_step_levels, shift, velocity_target, x0_from_velocity
 from mutoscope.objectives.flow import flow_loss
@@ -66,7 +66,7 @@ class MatchingRun:
         first = tuple(few_step_levels(config.first_chunk_steps, run.shift).tolist())
         context = draw_context(run, draws, run.clip_frames, config.max_context)
         stop, first_stop = draws.shared("exit step", len(levels)) + 1, draws.shared("first exit step", len(first)) + 1
-        return RolloutPlan(run.memory, context, run.chunk_frames, first[:first_stop], levels[:stop])
+        return RolloutPlan(run.memory_of(config), context, run.chunk_frames, first[:first_stop], levels[:stop])
 
     def _rollout(self, batch: ClipBatch) -> Rollout:
         size = batch.clean.shape[2:]
@@ -97,7 +97,7 @@ class MatchingRun:
     def _sample(self, batch: ClipBatch, rollout: Rollout, window: ScoreWindow) -> Tensor:
         """The window `[B, F, C, H, W]` with its gradient, from one teacher-forced replay of its whole chunks."""
         student, first = self.learners["model"].module, window.first
-        clip = clip_layout(student, self.run.memory, rollout.lengths, batch.clean.device, rollout.context)
+        clip = played_layout(student, rollout.sources, batch.clean.device, rollout.context)
         velocity = replay_since(
             student, rollout.clean, rollout.noisy, rollout.sigma, batch.conditions, clip, first, self.config.memory_writes
         )

@@ -1,0 +1,235 @@
+"""Memory policies that choose frames by what is in them. They stay integers: a scorer beside the store hands them ranks. No torch here.
+
+Such a policy names the candidates among which content must choose, and those frames that ask; the scorer (memory.scoring) compares what
+the store has noted of them and returns the candidates best first. It happens when a chunk opens and holds for all of its passes.
+What was chosen stands in the chunk's plan, and so in a rollout's record: a replay never chooses again.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+from mutoscope.core.errors import ConfigError, choose
+from mutoscope.memory.frames import Chunk, Source, at_least_one, fits
+
+Criterion = Literal["participation", "similarity", "place", "repetition", "nothing"]
+Nearness = Literal["similarity", "place"]
+MIB = 2**20
+
+
+class Chooser(Protocol):
+    """A policy that needs to be told which frames are best."""
+
+    @property
+    def criterion(self) -> Criterion:
+        """What a scorer compares frames by."""
+        ...
+
+    def capacity(self, max_chunk: int) -> int:
+        """Slots needed in all, the chunk's own included, when no chunk is longer than `max_chunk`."""
+        ...
+
+    def candidates(self, chunk: Chunk, remembered: tuple[int, ...]) -> tuple[int, ...]:
+        """The frames to be ranked before `chunk`; none where all of them fit, so that nothing need be compared."""
+        ...
+
+    def asking(self, remembered: tuple[int, ...]) -> tuple[int, ...]:
+        """The frames against which the candidates are held; none where it is the chunk's own place."""
+        ...
+
+    def past(self, chunk: Chunk, remembered: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[Source, ...]:
+        """Ordered key sources of `chunk` among the frames still remembered, given the candidates, best first."""
+        ...
+
+
+@dataclass(frozen=True)
+class Participative:
+    """Deep sinks, the newest frames, and between them those to which recent queries attend most (Deep Forcing, 2512.05081).
+
+    The cache fills up to `budget + room` slots, the chunk's own included: 21, Wan's training length. When a chunk would not fit, it is
+    compressed at the chunk's first denoising step: the first `sink` frames stay, the newest `recent` stay, and of the rest the best
+    `budget - sink - recent` by `sum over the recent frames' queries of q.k`. What is left is placed anew, in order, right before the chunk.
+
+    Published is a choice among tokens. Slots hold whole frames here, alike in all layers: scores are summed over a frame's tokens, over
+    layers and heads. The queries are those of the recent frames' commits.
+    """
+
+    budget: int = 16
+    recent: int = 4
+    sink: int = 10
+    room: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("budget", "recent", "room"):
+            at_least_one(name, getattr(self, name))
+        if self.sink < 0 or self.sink + self.recent > self.budget:
+            raise ConfigError(
+                f"a memory 'participative' of {self.budget} frames cannot keep {self.sink} sinks and {self.recent} recent ones; "
+                "write it like participative=16,recent=4,sink=10,room=5"
+            )
+
+    @classmethod
+    def of_frames(cls, frames: int) -> "Participative":
+        """`frames` in all, shared out as published where that leaves a frame to choose."""
+        room = min(-(-frames * 5 // 21), frames - 1)
+        budget = frames - room
+        recent = max(1, round(frames * 4 / 21))
+        return cls(budget, recent, max(0, min(round(frames * 10 / 21), budget - recent - 1)), room)
+
+    @property
+    def criterion(self) -> Criterion:
+        """By how much recent queries attend to them."""
+        return "participation"
+
+    def capacity(self, max_chunk: int) -> int:
+        """`budget + room` slots."""
+        if max_chunk > self.room:
+            raise ConfigError(f"a memory 'participative' with room for {self.room} cannot hold a chunk of {max_chunk}; give it more room")
+        return self.budget + self.room
+
+    def _parts(self, remembered: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """Sinks, what lies between, and the recent frames."""
+        sinks = tuple(frame for frame in remembered if frame < self.sink)
+        rest = remembered[len(sinks) :]
+        return sinks, rest[: -self.recent], rest[-self.recent :]
+
+    def _is_full(self, chunk: Chunk, remembered: tuple[int, ...]) -> bool:
+        return len(remembered) + chunk.length > self.budget + self.room
+
+    def candidates(self, chunk: Chunk, remembered: tuple[int, ...]) -> tuple[int, ...]:
+        """All but the sinks and the recent frames, when the cache is full."""
+        between = self._parts(remembered)[1]
+        return between if self._is_full(chunk, remembered) and self.budget > self.sink + self.recent else ()
+
+    def asking(self, remembered: tuple[int, ...]) -> tuple[int, ...]:
+        """The recent frames."""
+        return remembered[-self.recent :]
+
+    def past(self, chunk: Chunk, remembered: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[Source, ...]:
+        """In order and without gaps, so that no distance exceeds the cache."""
+        kept = remembered
+        if self._is_full(chunk, remembered):
+            sinks, _, recent = self._parts(remembered)
+            kept = (*sinks, *sorted(ranks[: self.budget - self.sink - self.recent]), *recent)
+        first = chunk.start - len(kept)
+        return tuple(Source(frame, first + place) for place, frame in enumerate(kept))
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """A window, and before it those frames that left it and suit best, brought back from an archive on the host.
+
+    Frames that leave the window go to the archive: unrotated keys and values of all layers, within `host_mib` MiB per player; when it is
+    full, the oldest frames leave it for good. Before each chunk the best `recalled` frames outside the window are chosen anew:
+
+        similarity  the cosine between a frame's mean key, unrotated, and that of the newest frame, averaged over layers and heads
+        place       where its camera stood, seen from where the chunk's last frame will stand; only for models that reckon places (travel)
+
+    Ties go to the newer frame. Frames brought back stand in order right before the window, turned from their unrotated originals, so that
+    no distance exceeds the slots. The archive keeps them meanwhile: a frame that is given back is not stored twice.
+    """
+
+    recalled: int = 8
+    window: int = 13
+    by: Nearness = "similarity"
+    host_mib: float = 256.0
+
+    def __post_init__(self) -> None:
+        at_least_one("recalled", self.recalled)
+        at_least_one("window", self.window)
+        choose({name: name for name in get_args(Nearness)}, self.by, "way to choose what is brought back")
+        if not self.host_mib > 0:
+            raise ConfigError(f"a memory 'retrieval' needs host_mib above 0, got {self.host_mib}")
+
+    @classmethod
+    def of_frames(cls, frames: int) -> "Retrieval":
+        """`frames` in all, a third of them brought back."""
+        recalled = max(1, frames // 3)
+        return cls(recalled, frames - recalled)
+
+    @property
+    def criterion(self) -> Criterion:
+        """As named."""
+        return self.by
+
+    @property
+    def host_bytes(self) -> int:
+        """What one player's archive may take."""
+        return int(self.host_mib * MIB)
+
+    def capacity(self, max_chunk: int) -> int:
+        """`recalled + window` slots; the archive is none of them."""
+        return self.recalled + fits(self.window, max_chunk, "retrieval")
+
+    def _outside(self, chunk: Chunk, remembered: tuple[int, ...]) -> tuple[int, ...]:
+        return remembered[: max(0, len(remembered) - (self.window - chunk.length))]
+
+    def candidates(self, chunk: Chunk, remembered: tuple[int, ...]) -> tuple[int, ...]:
+        """All frames outside the window, when they are more than can be brought back."""
+        outside = self._outside(chunk, remembered)
+        return outside if len(outside) > self.recalled else ()
+
+    def asking(self, remembered: tuple[int, ...]) -> tuple[int, ...]:
+        """The newest frame, or none where places are compared."""
+        return remembered[-1:] if self.by == "similarity" else ()
+
+    def past(self, chunk: Chunk, remembered: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[Source, ...]:
+        """What is brought back, then the newest `window - chunk.length` frames."""
+        outside = self._outside(chunk, remembered)
+        window = remembered[len(outside) :]
+        chosen = tuple(sorted(ranks[: self.recalled])) if len(outside) > self.recalled else outside
+        first = chunk.start - len(window) - len(chosen)
+        return tuple(Source(frame, first + place) for place, frame in enumerate((*chosen, *window)))
+
+
+@dataclass(frozen=True)
+class Merging:
+    """A cache in which frames that repeat the one before them merge into it, so that what changes is remembered longer (TempCache).
+
+    When a chunk would not fit into `frames` slots, its own included, those of the older frames merge that are most like their
+    predecessors: the cosine between mean keys, unrotated, averaged over layers and heads. The newest `recent` never do. Keys (unrotated)
+    and values are averaged, each frame counting as often as frames are in it, and log(count) is added to the logits: exact where the keys
+    are the same, an approximation elsewhere. What is left is placed anew, in order, right before the chunk.
+
+    Published is a merge of single tokens along time. Slots hold whole frames here, so frames merge whole.
+    """
+
+    frames: int = 21
+    recent: int = 4
+
+    def __post_init__(self) -> None:
+        if self.recent < 0 or self.frames < self.recent + 2:
+            raise ConfigError(
+                f"a memory 'merging' of {self.frames} frames cannot keep {self.recent} recent ones and another beside a chunk"
+            )
+
+    @classmethod
+    def of_frames(cls, frames: int) -> "Merging":
+        """`frames` in all, a fifth of them never merged."""
+        return cls(frames, min(max(1, round(frames * 4 / 21)), max(0, frames - 2)))
+
+    @property
+    def criterion(self) -> Criterion:
+        """By how much they repeat what came before."""
+        return "repetition"
+
+    def capacity(self, max_chunk: int) -> int:
+        """`frames` slots; the recent frames and another must fit beside a chunk."""
+        if self.frames < self.recent + 1 + max_chunk:
+            raise ConfigError(
+                f"a memory 'merging' of {self.frames} frames, {self.recent} of them recent, cannot hold a chunk of {max_chunk}; add some"
+            )
+        return self.frames
+
+    def candidates(self, chunk: Chunk, remembered: tuple[int, ...]) -> tuple[int, ...]:
+        """All that have a predecessor but the recent ones, when the cache is full."""
+        return remembered[1 : len(remembered) - self.recent] if len(remembered) + chunk.length > self.frames else ()
+
+    def asking(self, remembered: tuple[int, ...]) -> tuple[int, ...]:
+        """The predecessors are among them all."""
+        return remembered
+
+    def past(self, chunk: Chunk, remembered: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[Source, ...]:
+        """All but those that merge, in order and without gaps."""
+        gone = ranks[: max(0, len(remembered) + chunk.length - self.frames)]
+        kept = [frame for frame in remembered if frame not in gone]
+        return tuple(Source(frame, chunk.start - len(kept) + place) for place, frame in enumerate(kept))

@@ -1,0 +1,161 @@
+"""Memories that choose by content, in plain lists: one player, everything kept, every choice made anew from whole keys and queries."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mutoscope.memory.choosing import Merging, Participative, Retrieval
+from mutoscope.models.conditions import Conditions
+from mutoscope.models.rope import rotate, rotations
+from mutoscope.models.transformer import VideoTransformer
+
+Choosing = Participative | Retrieval | Merging
+Score = Callable[["ListPlayer", int, Conditions], float]
+
+
+@dataclass(frozen=True)
+class Told:
+    """A committed frame in one layer: queries and keys without position but turned to their place in the world, raw keys, values."""
+
+    queries: Tensor
+    keys: Tensor
+    raw: Tensor
+    values: Tensor
+
+
+@dataclass
+class ListPlayer:
+    """Attention over a list of frames; softmax written out. `shelf` frames at most are kept outside the slots."""
+
+    model: VideoTransformer
+    policy: Choosing
+    shelf: int
+    score: Score
+    told: dict[tuple[int, int], Told] = field(default_factory=dict)
+    places: dict[int, Tensor] = field(default_factory=dict)
+    slots: dict[int, int] = field(default_factory=dict)  # frame -> position at which its keys stood last
+    shelved: list[int] = field(default_factory=list)
+    merged: dict[int, list[int]] = field(default_factory=dict)  # frame -> itself and the frames that merged into it
+    chunk: list[int] = field(default_factory=list)
+    sources: list[tuple[int, int]] = field(default_factory=list)
+    writes: bool = False
+    place: Tensor | None = None
+
+    def open(self, frames: Sequence[int], conditions: Conditions) -> list[int]:
+        """Choose what the next chunk reads; the frames, in order."""
+        self.chunk = list(frames)
+        everything = sorted({*self.slots, *self.shelved})
+        best = lambda some, count: sorted(sorted(some, key=lambda frame: (self.score(self, frame, conditions), frame))[-count:])  # noqa: E731
+        if isinstance(self.policy, Retrieval):
+            border = max(0, len(everything) - (self.policy.window - len(frames)))
+            chosen = best(everything[:border], self.policy.recalled) + everything[border:]
+        elif isinstance(self.policy, Merging):
+            spare = max(0, len(everything) + len(frames) - self.policy.frames)
+            gone = best(everything[1 : len(everything) - self.policy.recent], spare) if spare else []
+            for frame in reversed(gone):
+                self.merged[everything[everything.index(frame) - 1]] += self.merged.pop(frame)
+            chosen = [frame for frame in everything if frame not in gone]
+        elif len(everything) + len(frames) <= self.policy.budget + self.policy.room:
+            chosen = everything
+        else:
+            sinks, rest = everything[: self.policy.sink], everything[self.policy.sink :]
+            between, recent = rest[: -self.policy.recent], rest[-self.policy.recent :]
+            chosen = sinks + best(between, self.policy.budget - len(sinks) - len(recent)) + recent
+        if isinstance(self.policy, Retrieval):
+            self.shelved = sorted({*self.shelved, *(frame for frame in self.slots if frame not in chosen)})[-self.shelf :]
+        self.sources = [(frame, frames[0] - len(chosen) + place) for place, frame in enumerate(chosen)]
+        self.slots = dict(self.sources)
+        return chosen
+
+    def at(self, x: Tensor, positions: Sequence[int]) -> Tensor:
+        """x rotated to the positions of its frames."""
+        return rotate(x, rotations(torch.tensor(positions), self.model.config.grid, self.model.config.head_dim, x.dtype))
+
+    def placed(self, place: Tensor) -> "ListPlayer":
+        """Queries and keys are first turned to their places."""
+        self.place = place
+        return self
+
+    def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        raw, count = keys, len(self.chunk)
+        if self.place is not None:
+            queries, keys = rotate(queries, self.place), rotate(keys, self.place)
+        past = [(self.at(self.of(layer, frame, "keys"), [position]), self.of(layer, frame, "values")) for frame, position in self.sources]
+        seen = [*past, (self.at(keys, self.chunk), values)]
+        if self.writes:
+            parts = zip(*(tensor.detach().chunk(count, dim=2) for tensor in (queries, keys, raw, values)), strict=True)
+            self.told.update({(layer, frame): Told(*part) for frame, part in zip(self.chunk, parts, strict=True)})
+        all_keys, all_values = (torch.cat(parts, dim=2) for parts in zip(*seen, strict=True))
+        logits = self.at(queries, self.chunk) @ all_keys.transpose(-1, -2) / queries.shape[-1] ** 0.5
+        counts = torch.tensor([*(len(self.merged[frame]) for frame, _ in self.sources), *(1 for _ in self.chunk)]).double()
+        return (logits + counts.log().repeat_interleave(self.model.config.grid.tokens)).softmax(dim=-1) @ all_values
+
+    def of(self, layer: int, frame: int, part: str) -> Tensor:
+        """Keys or values of a frame: the mean of those that are in it."""
+        return torch.stack([getattr(self.told[layer, each], part) for each in self.merged[frame]]).mean(dim=0)
+
+    def run(self, latents: Tensor, sigma: float, conditions: Conditions) -> Tensor:
+        """Velocity of the open chunk."""
+        self.place, self.writes = None, False
+        return self.model(latents, latents.new_full(latents.shape[:2], sigma), conditions, self)
+
+    def commit(self, latents: Tensor, conditions: Conditions) -> None:
+        """The open chunk becomes past."""
+        self.place, self.writes = None, True
+        with torch.no_grad():
+            self.model(latents, torch.zeros_like(latents[:, :, 0, 0, 0]), conditions, self)
+        if self.model.config.travel:
+            places = conditions.travelled()[0] @ self.model.travel.step.detach().T
+            self.places.update(dict(zip(self.chunk, places, strict=True)))
+        self.slots |= {frame: frame for frame in self.chunk}
+        self.merged |= {frame: [frame] for frame in self.chunk}
+
+
+def by_attention(player: ListPlayer, frame: int, conditions: Conditions) -> float:
+    """All logits that the recent frames' queries give to a frame's keys, as they stand, without the division."""
+    total, recent = 0.0, sorted(player.slots)[-player.policy.recent :]
+    for layer in range(player.model.config.num_layers):
+        keys = player.at(player.told[layer, frame].keys, [player.slots[frame]])
+        for asking in recent:
+            total += float((player.at(player.told[layer, asking].queries, [player.slots[asking]]) @ keys.transpose(-1, -2)).sum())
+    return total
+
+
+def by_similarity(player: ListPlayer, frame: int, conditions: Conditions) -> float:
+    """Cosine of mean raw keys with the newest frame's, averaged over layers and heads."""
+    return alike(player, frame, max(player.slots))
+
+
+def by_repetition(player: ListPlayer, frame: int, conditions: Conditions) -> float:
+    """The same with the frame that is remembered right before it."""
+    return alike(player, frame, max(each for each in player.slots if each < frame))
+
+
+def alike(player: ListPlayer, frame: int, other: int) -> float:
+    """Cosines of two frames' mean raw keys, averaged over layers and heads."""
+    cosines = []
+    for layer in range(player.model.config.num_layers):
+        pair = (player.of(layer, each, "raw")[0].mean(dim=1) for each in (frame, other))
+        cosines += [float(a @ b / (a.norm() * b.norm())) for a, b in zip(*pair, strict=True)]
+    return sum(cosines) / len(cosines)
+
+
+def by_place(player: ListPlayer, frame: int, conditions: Conditions) -> float:
+    """Minus the distance to where the chunk ends."""
+    end = conditions.travelled()[0, -1] @ player.model.travel.step.detach().T
+    return -float((player.places[frame] - end).norm())
+
+
+SCORES: dict[str, Score] = {"participation": by_attention, "similarity": by_similarity, "place": by_place, "repetition": by_repetition}
+
+
+def list_player(model: VideoTransformer, policy: Choosing, max_chunk: int, score: Score | None = None) -> ListPlayer:
+    """A fresh player; the archive's room is counted by hand: two tensors of every layer, and the note."""
+    config = model.config
+    numbers = config.num_layers * config.dim
+    note = 2 if policy.criterion == "place" else numbers
+    frame = 8 * (2 * numbers * config.grid.tokens + note)
+    shelf = int(policy.host_mib * 2**20) // frame if isinstance(policy, Retrieval) else 0
+    return ListPlayer(model, policy, shelf, score or SCORES[policy.criterion])
