@@ -66,7 +66,7 @@ def card(run: RunConfig, run_folder: Path, manifests: dict[str, CheckpointManife
 
 
 def seconds(stage_folder: Path) -> float:
-    """Time spent in updates, from the metrics (logged updates stand for those between them)."""
+    """Time spent in updates, from the metrics: those of a logged update are the mean since the one before."""
     lines = [json.loads(line) for line in (stage_folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     gaps = [after["update"] - before["update"] for before, after in zip(lines[:-1], lines[1:], strict=True)]
     return sum(line["seconds"] * gap for line, gap in zip(lines[1:], gaps, strict=True))

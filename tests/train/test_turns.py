@@ -9,7 +9,7 @@ import torch
 from training_fakes import ALONE, CHUNKS, CPU, KINDS, RUN, UPDATE, FakeSource, different, everything, loop_plan, make_stage
 
 from mutoscope.train.batch import Draws
-from mutoscope.train.loop import StageRun, one_update
+from mutoscope.train.loop import StageRun, is_logged, one_update
 from mutoscope.train.stages.matching import MatchingRun
 
 
@@ -25,6 +25,17 @@ def test_the_critic_learns_in_every_update_and_the_student_in_every_nth():
     stage.config = replace(stage.config, student_every=3)
     assert [learns_in(stage, source, update) for update in range(6)] == 2 * [{"critic"}, {"critic"}, {"critic", "model"}]
     assert stage.learners["critic"].updates == 6 and stage.learners["model"].updates == 2
+
+
+@pytest.mark.parametrize(("every", "wanted"), [(1, [0, 10, 20]), (2, [0, 1, 10, 11, 20, 21]), (3, [0, 2, 10, 11, 20])])
+def test_every_learner_is_logged_once_per_interval_whenever_its_turn_comes(every, wanted):
+    """The twin that logs every tenth update alone never sees a student that moves in odd ones."""
+    stage, _ = make_stage("matching")
+    stage.config = replace(stage.config, student_every=every)
+    logged = [update for update in range(22) if is_logged(stage, 10, update)]
+    assert logged == [update for update in wanted if update < 22]
+    assert {turn for update in logged for turn in stage.turns(update)} == {"critic", "model"}
+    assert every != 2 or not any("model" in stage.turns(update) for update in range(0, 22, 10))
 
 
 def test_the_critic_comes_first():

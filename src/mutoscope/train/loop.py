@@ -63,19 +63,22 @@ class LoopPlan:
 def run_loop(stage: StageRun, source: BatchSource, plan: LoopPlan, workers: Workers, sample: Callable[[int], None]) -> None:
     """Train to the last update, resuming from the newest state. Ctrl-C (or SIGTERM) saves and raises Interrupted.
 
-    `sample(update)` is called at every save on the leading rank, to draw pictures.
+    `sample(update)` is called at every save on the leading rank, to draw pictures. The `seconds` of a logged update are the mean since
+    the one before: updates in which the student moves take longer than others.
     """
     states, total = plan.folder / "state", plan.config.updates
     first = load_state(states, stage.learners, plan.identity)
     if workers.leads:
         cut_json_lines(plan.folder / "metrics.jsonl", first)
     with Monitor(plan.folder, workers.leads) as monitor, stop_requests() as stop, Progress(total, plan.name, done=first) as bar:
+        spent: list[float] = []
         for update in range(first, total):
             began = time.monotonic()
             figures = one_update(stage, source, plan, workers, update)
-            figures["seconds"] = time.monotonic() - began
-            if update % plan.config.log_every == 0 or update == total - 1:
-                monitor.log(update, workers.average_scalars(figures))
+            spent.append(time.monotonic() - began)
+            if is_logged(stage, plan.config.log_every, update) or update == total - 1:
+                monitor.log(update, workers.average_scalars({**figures, "seconds": sum(spent) / len(spent)}))
+                spent.clear()
             if workers.leads:
                 bar.advance(1, _note(figures))
             stopping = workers.any(bool(stop))
@@ -88,6 +91,12 @@ def run_loop(stage: StageRun, source: BatchSource, plan: LoopPlan, workers: Work
                 raise Interrupted(
                     f"stopped stage '{plan.name}' at update {update + 1} of {total} and saved it; run the same command to go on"
                 )
+
+
+def is_logged(stage: StageRun, log_every: int, update: int) -> bool:
+    """True every `log_every` updates, and after that for each learner's next turn: who moves in every third would rarely be seen."""
+    passed = {turn for earlier in range(update - update % log_every, update) for turn in stage.turns(earlier)}
+    return not passed.issuperset(stage.turns(update))
 
 
 def one_update(stage: StageRun, source: BatchSource, plan: LoopPlan, workers: Workers, update: int) -> dict[str, float]:
