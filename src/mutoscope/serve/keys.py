@@ -3,6 +3,7 @@
 import numpy as np
 
 from mutoscope.core.world import ActionSpec
+from mutoscope.data.worlds.keys import OPPOSITES
 
 # For each key of the page (KeyboardEvent.code): the names it may hold, the first that a world has.
 PREFERENCES: dict[str, tuple[str, ...]] = {
@@ -24,7 +25,6 @@ AXIS_KEYS = (
     (("ArrowDown", "-"), ("KeyS", "-"), ("ArrowUp", "+"), ("KeyW", "+")),
     (("KeyQ", "-"), ("KeyE", "+")),
 )
-OPPOSITES = (("forward", "backward"), ("up", "down"), ("left", "right"), ("turn_left", "turn_right"))
 RESTING = ("stand", "noop", "none")
 
 
