@@ -31,6 +31,9 @@ class Undivided:
     def turns(self, update: int) -> tuple[str, ...]:
         return self.stage.turns(update)
 
+    def clips(self, turn: str, update: int) -> tuple[str, int]:
+        return self.stage.clips(turn, update)
+
     def loss(self, turn: str, batch: ClipBatch) -> tuple[Tensor, dict[str, float]]:
         loss, figures = self.stage.loss(turn, batch)
         return loss * self.accumulate, figures

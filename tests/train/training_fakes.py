@@ -51,7 +51,7 @@ RUN = RunConfig(
 CHUNKS = replace(RUN, chunk_frames=3)
 STAGES = ("codec", "bidirectional", "autoregressive", "ode", "consistency", "matching")
 # The stages, and those that learn in another way besides.
-KINDS = (*STAGES, "long-matching")
+KINDS = (*STAGES, "long-matching", "sharing-matching")
 
 
 class WideDraws(Draws):
@@ -73,20 +73,27 @@ class FakeSource:
     workers: Workers = ALONE
     wide: bool = False
 
-    def batch(self, turn: str, update: int, micro: int, accumulate: int) -> ClipBatch:
+    def batch(self, turn: str, update: int, micro: int, accumulate: int, clips: tuple[str, int] | None = None) -> ClipBatch:
+        reader, number = clips or (turn, update)
         share = self.config.batch_size // self.workers.world_size
         size = share // accumulate
         first = self.workers.rank * share + micro * size
         samples, kind = tuple(range(first, first + size)), WideDraws if self.wide else Draws
-        clips = kind(derive_seed(1, f"clips/{turn}"), update, samples, CPU)
+        made = kind(derive_seed(1, f"clips/{reader}"), number, samples, CPU)
+        draws, clip_draws = (
+            kind(derive_seed(1, f"draws/{name}"), step, samples, CPU) for name, step in ((turn, update), (reader, number))
+        )
         known = torch.ones(size, self.shape[0], dtype=torch.bool)
         known[:, 0] = False
-        conditions = action_conditions(clips.normal("actions", self.shape[0], 1, ACTIONS.dim), known)
-        return ClipBatch(clips.normal("pixels", *self.shape), conditions, kind(derive_seed(1, f"draws/{turn}"), update, samples, CPU))
+        conditions = action_conditions(made.normal("actions", self.shape[0], 1, ACTIONS.dim), known)
+        return ClipBatch(made.normal("pixels", *self.shape), conditions, draws, clip_draws)
 
 
 def stage_config(kind: str, update: UpdateConfig) -> StageConfig:
-    """A small stage of each kind; the stage's name is its kind. Rollouts of "long-matching" are up to twice as long as its clips."""
+    """A small stage of each kind; the stage's name is its kind.
+
+    Rollouts of "long-matching" are up to twice as long as its clips; "sharing-matching" makes one for every move of its student.
+    """
     matching = MatchingStage(
         "matching", "consistency", "bidirectional", update, 2, 2, critic_learning_rate=5e-4, student_every=2, average_from=1
     )
@@ -98,6 +105,7 @@ def stage_config(kind: str, update: UpdateConfig) -> StageConfig:
         "consistency": ConsistencyStage("consistency", "autoregressive", update, grid_steps=6, target_average=0.7),
         "matching": matching,
         "long-matching": replace(matching, name="long-matching", frames_beyond_clip=6),
+        "sharing-matching": replace(matching, name="sharing-matching", rollouts="shared"),
     }
     return configs[kind]
 

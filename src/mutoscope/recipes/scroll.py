@@ -28,7 +28,7 @@ def scroll() -> RunConfig:
         chunk_frames=1,
         clip_frames=22,
         shift=3.0,
-        stages=_stages({2: 1200, 1: 600, 4: 400}),
+        stages=_stages({2: 1000, 1: 500, 4: 300}),
     )
 
 
@@ -71,6 +71,7 @@ def _stages(updates_of: dict[int, int]) -> tuple[StageConfig, ...]:
                 critic_learning_rate=3e-4,
                 student_every=2,
                 average_from=10,
+                rollouts="shared",
             )
             for steps, updates in updates_of.items()
         ),

@@ -45,8 +45,12 @@ class Draws:
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """Clean latents `[B, F, C, H, W]` with their conditions and draws. `pixels` stands in for them in the codec's stage."""
+    """Clean latents `[B, F, C, H, W]` with their conditions and draws; in the codec's stage pixels stand in for them.
+
+    `draws` are new in every turn of every update; `clip_draws` belong to the clips: whoever reads the same ones has the same.
+    """
 
     clean: Tensor
     conditions: Conditions
     draws: Draws
+    clip_draws: Draws

@@ -143,6 +143,7 @@ class MatchingStage:
     A rollout may be up to `frames_beyond_clip` frames longer than a clip; its last `clip_frames` are scored. `memory_writes`: whether
     gradient reaches what the commit passes write into a learned memory; the cached frames are detached in either case. `memory` is that
     of the rollouts, and then of play: another one than the run's, such as one that chooses by content, which clips of data cannot show.
+    `rollouts`: every turn makes its own, or all turns up to the student's next one share one (with noise levels of their own).
     """
 
     name: str
@@ -159,6 +160,7 @@ class MatchingStage:
     frames_beyond_clip: int = 0
     memory_writes: MemoryWrites = "frozen"
     memory: Literal["of the run"] | PolicyConfig = added_later("of the run")
+    rollouts: Literal["own", "shared"] = added_later("own")
 
     def __post_init__(self) -> None:
         _at_least(1, self, "student_steps", "first_chunk_steps", "student_every", "max_context")

@@ -36,6 +36,10 @@ class StageRun(Protocol):
         """Names of the learners that learn in this update, in order."""
         ...
 
+    def clips(self, turn: str, update: int) -> tuple[str, int]:
+        """The clips that a turn reads, by a reader and its count: turns of equal answer read the same ones."""
+        ...
+
     def loss(self, turn: str, batch: ClipBatch) -> tuple[Tensor, dict[str, float]]:
         """Mean loss of a micro-batch, and figures to log."""
         ...
@@ -44,8 +48,8 @@ class StageRun(Protocol):
 class BatchSource(Protocol):
     """Gives the micro-batches of an update: a pure function of its arguments, so that a resumed run needs no position."""
 
-    def batch(self, turn: str, update: int, micro: int, accumulate: int) -> ClipBatch:
-        """Micro-batch `micro` of `accumulate`, this rank's part."""
+    def batch(self, turn: str, update: int, micro: int, accumulate: int, clips: tuple[str, int] | None = None) -> ClipBatch:
+        """Micro-batch `micro` of `accumulate`, this rank's part; its clips are those of (turn, update) unless others are named."""
         ...
 
 
@@ -109,7 +113,7 @@ def one_update(stage: StageRun, source: BatchSource, plan: LoopPlan, workers: Wo
         learner.optimiser.zero_grad(set_to_none=True)
         for micro in range(accumulate):
             with precision_context(plan.precision, workers.device):
-                loss, more = stage.loss(turn, source.batch(turn, update, micro, accumulate))
+                loss, more = stage.loss(turn, source.batch(turn, update, micro, accumulate, stage.clips(turn, update)))
             (loss / accumulate).backward()
             for name, value in {"loss": float(loss.detach()), **more}.items():
                 figures[f"{turn}/{name}"] = figures.get(f"{turn}/{name}", 0.0) + value / accumulate

@@ -39,22 +39,26 @@ class ClipSource:
                 f"with {self.config.accumulate} micro-batches each; choose a multiple of {parts}"
             )
 
-    def batch(self, turn: str, update: int, micro: int, accumulate: int) -> ClipBatch:
-        """This rank's share of micro-batch `micro`; the same (turn, update) always gives the same clips."""
+    def batch(self, turn: str, update: int, micro: int, accumulate: int, clips: tuple[str, int] | None = None) -> ClipBatch:
+        """This rank's share of micro-batch `micro`; the same `clips`, by default (turn, update), are always the same ones."""
+        reader, number = clips or (turn, update)
         parts, part = self.workers.world_size * accumulate, self.workers.rank * accumulate + micro
         sampler = ClipSampler(
             self.dataset,
             clip_frames=self.clip_frames,
             batch_size=self.config.batch_size,
-            seed=derive_seed(self.seed, f"clips/{turn}"),
+            seed=derive_seed(self.seed, f"clips/{reader}"),
             arrays=(self.array, "actions"),
             rank=part,
             world_size=parts,
         )
         size = self.config.batch_size // parts
         samples = tuple(range(part * size, (part + 1) * size))
-        draws = Draws(derive_seed(self.seed, f"draws/{turn}"), update, samples, self.workers.device)
-        return ClipBatch(*clip_tensors(sampler.batch(update), self.array, self.workers.device), draws)
+        draws, clip_draws = (
+            Draws(derive_seed(self.seed, f"draws/{name}"), step, samples, self.workers.device)
+            for name, step in ((turn, update), (reader, number))
+        )
+        return ClipBatch(*clip_tensors(sampler.batch(number), self.array, self.workers.device), draws, clip_draws)
 
 
 def clip_tensors(batch: Batch, array: str, device: torch.device) -> tuple[Tensor, Conditions]:

@@ -27,6 +27,10 @@ class CodecRun:
         """The codec, always."""
         return ("codec",)
 
+    def clips(self, turn: str, update: int) -> tuple[str, int]:
+        """New ones in every update."""
+        return turn, update
+
     def loss(self, turn: str, batch: ClipBatch) -> tuple[Tensor, dict[str, float]]:
         """L2 + 0.2 L1 of the reconstruction from noisy latents; the latents' scale is held near 1 by the bound and a weak penalty."""
         codec = self.learners["codec"].module

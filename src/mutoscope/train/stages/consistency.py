@@ -43,6 +43,10 @@ class ConsistencyRun:
         """The student, always."""
         return ("model",)
 
+    def clips(self, turn: str, update: int) -> tuple[str, int]:
+        """New ones in every update."""
+        return turn, update
+
     def loss(self, turn: str, batch: ClipBatch) -> tuple[Tensor, dict[str, float]]:
         """|| G(x_i, s_i | past) - stopgrad G_ema(x_i+1, s_i+1 | past) ||^2, one index per chunk."""
         student, target = self.learners["model"].module, self.learners["model"].average

@@ -4,7 +4,7 @@ Rollouts may be longer than a clip; the scores then judge their last `clip_frame
 """
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ class MatchingRun:
     config: MatchingStage
     teacher: VideoTransformer
     learners: dict[str, Learner[VideoTransformer]]
+    made: dict[Draws, Rollout] = field(default_factory=dict)
 
     @staticmethod
     def make(run: RunConfig, config: MatchingStage, student: VideoTransformer, score: VideoTransformer) -> "MatchingRun":
@@ -46,21 +47,25 @@ class MatchingRun:
         """The critic first, so that it is never a step behind the student that it judges."""
         return ("critic", "model") if update % self.config.student_every == self.config.student_every - 1 else ("critic",)
 
+    def clips(self, turn: str, update: int) -> tuple[str, int]:
+        """Those of the rollout, which a student that has not moved would make again."""
+        return ("rollout", update // self.config.student_every) if self.config.rollouts == "shared" else (turn, update)
+
     def loss(self, turn: str, batch: ClipBatch) -> tuple[Tensor, dict[str, float]]:
-        """The critic's flow loss or the student's matching loss, on the window at the end of a fresh rollout."""
-        frames = self.rollout_frames(batch.draws)
+        """The critic's flow loss or the student's matching loss, on the window at the end of a rollout."""
+        frames = self.rollout_frames(batch.clip_draws)
         batch = replace(batch, clean=batch.clean[:, :frames], conditions=batch.conditions.frames(0, frames))
-        rollout = self._rollout(batch)
+        rollout = self._rollout(batch) if self.config.rollouts == "own" else self._shared_rollout(batch)
         window = score_window(rollout, batch.conditions, self.run.clip_frames)
         return self._critic_loss(window, batch.draws) if turn == "critic" else self._student_loss(batch, rollout, window)
 
     def rollout_frames(self, draws: Draws) -> int:
-        """Where a random window of the longest rollout ends: what comes after it is not generated. One draw per update."""
+        """Where a random window of the longest rollout ends: what comes after it is not generated. One draw per batch of clips."""
         step = self.run.chunk_frames
         return self.run.clip_frames + step * draws.shared("score window", 1 + self.config.frames_beyond_clip // step)
 
     def rollout_plan(self, draws: Draws) -> RolloutPlan:
-        """Random context length and exit steps: one draw per update for all chunks, one for the first chunk's own grid."""
+        """Random context length and exit steps: one draw per batch of clips for all chunks, one for the first chunk's own grid."""
         config, run = self.config, self.run
         levels = tuple(few_step_levels(config.student_steps, run.shift).tolist())
         first = tuple(few_step_levels(config.first_chunk_steps, run.shift).tolist())
@@ -68,13 +73,21 @@ class MatchingRun:
         stop, first_stop = draws.shared("exit step", len(levels)) + 1, draws.shared("first exit step", len(first)) + 1
         return RolloutPlan(run.memory_of(config), context, run.chunk_frames, first[:first_stop], levels[:stop])
 
+    def _shared_rollout(self, batch: ClipBatch) -> Rollout:
+        """The rollout of these clips, made at the first turn that asks; those of clips before them are let go."""
+        key = batch.clip_draws
+        if key not in self.made:
+            self.made = {draws: rollout for draws, rollout in self.made.items() if draws.step == key.step}
+            self.made[key] = self._rollout(batch)
+        return self.made[key]
+
     def _rollout(self, batch: ClipBatch) -> Rollout:
         size = batch.clean.shape[2:]
 
         def noise(frame: int, draw: int) -> Tensor:
-            return batch.draws.normal(f"rollout/{frame}/{draw}", self.run.chunk_frames, *size)
+            return batch.clip_draws.normal(f"rollout/{frame}/{draw}", self.run.chunk_frames, *size)
 
-        return roll_out(self.learners["model"].module, self.rollout_plan(batch.draws), batch.clean, batch.conditions, noise)
+        return roll_out(self.learners["model"].module, self.rollout_plan(batch.clip_draws), batch.clean, batch.conditions, noise)
 
     def _sigma(self, draws: Draws) -> Tensor:
         """Uniform, shifted, clamped to [.02, .98]; the same for all frames of a clip."""

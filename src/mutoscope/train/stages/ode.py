@@ -58,6 +58,10 @@ class OdeRun:
         """The student, always."""
         return ("model",)
 
+    def clips(self, turn: str, update: int) -> tuple[str, int]:
+        """New ones in every update."""
+        return turn, update
+
     def loss(self, turn: str, batch: ClipBatch) -> tuple[Tensor, dict[str, float]]:
         """|| x0_student(x_s, s | clean past) - teacher's end point ||^2 at a random student level per chunk."""
         student, draws = self.learners["model"].module, batch.draws

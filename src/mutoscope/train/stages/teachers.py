@@ -44,6 +44,10 @@ class BidirectionalRun:
         """The model, always."""
         return ("model",)
 
+    def clips(self, turn: str, update: int) -> tuple[str, int]:
+        """New ones in every update."""
+        return turn, update
+
     def loss(self, turn: str, batch: ClipBatch) -> tuple[Tensor, dict[str, float]]:
         """|| v(x_s, s) - (n - x0) ||^2."""
         clean, draws = batch.clean, batch.draws
@@ -70,6 +74,10 @@ class AutoregressiveRun:
     def turns(self, update: int) -> tuple[str, ...]:
         """The model, always."""
         return ("model",)
+
+    def clips(self, turn: str, update: int) -> tuple[str, int]:
+        """New ones in every update."""
+        return turn, update
 
     def loss(self, turn: str, batch: ClipBatch) -> tuple[Tensor, dict[str, float]]:
         """w(s) || v(x_s, s | clean past) - (n - x0) ||^2; null actions are those of the noisy half alone."""
