@@ -96,7 +96,7 @@ def test_evening_acts_on_singular_values_and_lets_none_exceed_one(shape):
     """Each s of the matrix at norm 1 becomes s (3 - s^2) / 2, again and again; the directions stay."""
     matrix = draws(2, *shape, seed=3)
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-    wanted = values / (values.square().sum(-1, keepdim=True) + states.FLOOR_STEP**2).sqrt()
+    wanted = values / (values.norm(dim=-1, keepdim=True) + states.FLOOR_STEP)
     for _ in range(states.EVENINGS):
         wanted = wanted * (3 - wanted.square()) / 2
     found = states.evened(matrix)
