@@ -21,7 +21,7 @@ WINDOW = 8
 
 def ring() -> RunConfig:
     """Fast weights beside a window of an eighth of the clip."""
-    return ring_with(Stateful(Window(WINDOW), FastWeights("swiglu")))
+    return ring_with(Stateful(Window(WINDOW), FastWeights("swiglu", 1)))
 
 
 def ring_with(memory: PolicyConfig, seed: int = 0) -> RunConfig:
