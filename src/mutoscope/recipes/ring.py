@@ -68,6 +68,7 @@ def _stages() -> tuple[CodecStage | BidirectionalStage | AutoregressiveStage | C
                 critic_learning_rate=3e-4,
                 student_every=3,
                 average_from=5,
+                rollouts="shared",
             )
             for steps in (4, 2, 1)
         ),
