@@ -62,7 +62,7 @@ class StudyConfig:
     """What is asked of every checkpoint: leading turns, frames looked away, episodes; and of its hidden states."""
 
     lead: int = 12
-    away: tuple[int, ...] = (12, 24, 48, 96)
+    away: tuple[int, ...] = (8, 12, 24, 48, 96)
     episodes: int = 48
     seed: int = 1_000_003
     probe: ProbeConfig = ProbeConfig()
