@@ -47,7 +47,7 @@ def card(run: RunConfig, run_folder: Path, manifests: dict[str, CheckpointManife
     """What it is, what it was trained on, where and how long; under the mean of students, the students."""
     data, sessions = run.data, read_json(run_folder / "environment.json")["sessions"]
     machine, commits = sessions[0], ", ".join(dict.fromkeys(session["commit"] for session in sessions))
-    trained = {}
+    trained: dict[str, tuple[CheckpointManifest, str]] = {}
     for name in manifests:
         stage = run.stage(name)
         parts = stage.of if isinstance(stage, AverageStage) else (name,)

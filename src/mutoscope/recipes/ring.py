@@ -47,7 +47,7 @@ def ring_smoke(memory: PolicyConfig, seed: int = 0) -> RunConfig:
         data=DataConfig("ring", 16, 32, frame_skip=1, episodes=4, frames_per_episode=24, held_out_episodes=2),
         model=replace(base.model, dim=24, ffn_dim=32, num_layers=1, freq_dim=16),
         clip_frames=16,
-        stages=tuple(replace(stage, update=update) for stage in base.stages),
+        stages=tuple(replace(stage, update=update) for stage in _stages()),
     )
 
 
