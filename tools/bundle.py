@@ -13,15 +13,15 @@ from mutoscope.core.config import from_plain
 from mutoscope.core.errors import CheckpointError, MutoscopeError
 from mutoscope.core.files import read_json, write_bytes
 from mutoscope.models.checkpoint import CheckpointManifest, export_checkpoint, read_manifest
-from mutoscope.train.config import CodecStage, RunConfig
+from mutoscope.train.config import AverageStage, CodecStage, RunConfig
 
 BUNDLED = Path(__file__).resolve().parent.parent / "src" / "mutoscope" / "bundled"
 STAGES = ("matching-2", "matching-1", "consistency", "autoregressive")
 LIMIT_FILE, LIMIT_ALL = 15 << 20, 25 << 20
 
 
-def bundle(run_folder: Path, target: Path) -> None:
-    """Export into a folder beside `target`, check sizes, then put it in place."""
+def bundle(run_folder: Path, target: Path, note: str) -> None:
+    """Export into a folder beside `target`, check sizes, then put it in place; the card ends with the note."""
     run = from_plain(RunConfig, read_json(run_folder / "run.json"), "run.json")
     fresh = target.with_name(f".{target.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -29,7 +29,7 @@ def bundle(run_folder: Path, target: Path) -> None:
     for stage in STAGES:
         export_checkpoint(run_folder / stage / "checkpoint", fresh / stage)
         manifests[stage] = read_manifest(fresh / stage)
-    write_bytes(fresh / "CARD.md", card(run, run_folder, manifests).encode())
+    write_bytes(fresh / "CARD.md", card(run, run_folder, manifests, note).encode())
     check_sizes(fresh)
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
@@ -43,13 +43,18 @@ def check_sizes(folder: Path) -> None:
         raise CheckpointError(f"{folder} has {sum(sizes.values()) >> 20} MiB, its largest file {largest >> 20} MiB; allowed are 25 and 15")
 
 
-def card(run: RunConfig, run_folder: Path, manifests: dict[str, CheckpointManifest]) -> str:
-    """What it is, what it was trained on, where and how long."""
+def card(run: RunConfig, run_folder: Path, manifests: dict[str, CheckpointManifest], note: str) -> str:
+    """What it is, what it was trained on, where and how long; under the mean of students, the students."""
     data, sessions = run.data, read_json(run_folder / "environment.json")["sessions"]
     machine, commits = sessions[0], ", ".join(dict.fromkeys(session["commit"] for session in sessions))
+    trained: dict[str, tuple[CheckpointManifest, str]] = {}
+    for name in manifests:
+        stage = run.stage(name)
+        parts = stage.of if isinstance(stage, AverageStage) else (name,)
+        trained |= {part: (read_manifest(run_folder / part / "checkpoint"), f" (its mean is {name})" * (part != name)) for part in parts}
     rows = [
-        f"| {name} | {manifest.updates} | {seconds(run_folder / name):.0f} | {manifest.recipe_hash} |"
-        for name, manifest in manifests.items()
+        f"| {name}{mean} | {manifest.updates} | {seconds(run_folder / name):.0f} | {manifest.recipe_hash} |"
+        for name, (manifest, mean) in trained.items()
     ]
     codec = next(stage for stage in run.stages if isinstance(stage, CodecStage))
     return (
@@ -61,7 +66,7 @@ def card(run: RunConfig, run_folder: Path, manifests: dict[str, CheckpointManife
         f"Trained with `mutoscope train {run.name}` on {machine['processor']} ({machine['cores']} cores, accelerator "
         f"{machine['accelerator']}), commits {commits}, from {machine['date']}.\n\n"
         "| stage | updates | seconds of updates | recipe hash |\n| --- | --- | --- | --- |\n" + "\n".join(rows) + "\n\n"
-        "How it scores, and which of the project's targets it misses: `results/` and the README.\n"
+        "How it scores, and which of the project's targets it misses: `results/` and the README.\n" + (f"\n{note}\n" if note else "")
     )
 
 
@@ -76,10 +81,11 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="run folder with finished stages")
+    parser.add_argument("--note", default="", help="what else is to be known of these weights: the last sentence of the card")
     options = parser.parse_args()
     name = read_json(options.run / "run.json")["name"]
     try:
-        bundle(options.run, BUNDLED / name)
+        bundle(options.run, BUNDLED / name, options.note)
     except MutoscopeError as error:
         print(f"bundle: {error}", file=sys.stderr)
         return 2

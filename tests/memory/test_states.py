@@ -1,13 +1,17 @@
 """States of constant size: hand-worked steps, gradients against autograd, and a hundred thousand writes."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
 from mutoscope.core.streams import normal, stream
 from mutoscope.memory import states
+from mutoscope.models.recall import FIRST_RATE, MOST_RATE
 
 DIM, TOKENS, HIDDEN = 4, 3, 5
+Step = Callable[[states.FastParts, Tensor, Tensor], states.FastParts]
 
 
 def draws(*shape: int, seed: int = 0) -> Tensor:
@@ -87,15 +91,75 @@ def test_the_written_out_gradient_is_autograd_s(form):
         assert not torch.allclose(-found, right, atol=1e-3), "a step uphill would show"
 
 
+@pytest.mark.parametrize("shape", [(HIDDEN, DIM), (DIM, HIDDEN), (DIM, DIM)])
+def test_evening_acts_on_singular_values_and_lets_none_exceed_one(shape):
+    """Each s of the matrix at norm 1 becomes s (3 - s^2) / 2, again and again; the directions stay."""
+    matrix = draws(2, *shape, seed=3)
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    wanted = values / (values.norm(dim=-1, keepdim=True) + states.FLOOR_STEP)
+    for _ in range(states.EVENINGS):
+        wanted = wanted * (3 - wanted.square()) / 2
+    found = states.evened(matrix)
+    assert torch.allclose(found, left @ (wanted[..., None] * right), atol=1e-12)
+    spread, before = torch.linalg.svdvals(found), values / values[:, :1]
+    assert spread.max() <= 1 and (spread / spread[:, :1] > before)[:, 1:].all()
+    assert torch.linalg.matrix_norm(states.evened(1e6 * matrix), 2).max() <= 1
+
+
+def test_who_is_told_nothing_makes_no_step():
+    """The twin without a floor makes a whole step of what is nearly nothing."""
+    nearly = 1e-6 * draws(2, DIM, DIM, seed=4)
+    assert states.evened(nearly).norm() < 1e-3 and not states.evened(0 * nearly).any()
+    assert (nearly / nearly.norm(dim=(-2, -1), keepdim=True)).norm() > 1
+
+
+def test_a_step_evens_gate_up_and_last_matrix_each_for_itself():
+    keys, values, weights = draws(2, 3, TOKENS, DIM, seed=1), draws(2, 3, TOKENS, DIM, seed=2), fast("swiglu")
+    inward, outward = states.swiglu_gradient(weights, keys, values)
+    found = states.swiglu_step(weights, keys, values)
+    assert torch.allclose(found[0], torch.cat([states.evened(part) for part in inward.split(HIDDEN, dim=-2)], dim=-2))
+    assert torch.allclose(found[1], states.evened(outward))
+    assert not torch.allclose(found[0], states.evened(inward), atol=1e-3), "gate and up as one matrix would show"
+
+
+def steepness(step: Step, rate: float, alike: float, dim: int = 32, tokens: int = 8) -> float:
+    """Gradient of what is read after 64 writes with respect to the first state, over that with respect to the last one.
+
+    `alike`: the share of the power of every key, and of every value, that is the same in all of them.
+    """
+    inner = 2 * dim if step is states.swiglu_step or step is states.swiglu_gradient else dim
+    weights = draws(2, inner, dim, seed=20) / dim**0.5, draws(2, dim, dim, seed=21) / dim**0.5
+    norms = tuple(weight.norm(dim=-1, keepdim=True) for weight in weights)
+    first = weights = tuple(weight.requires_grad_() for weight in weights)
+    same = draws(2, 2, 1, dim, seed=22)
+    for index in range(64):
+        keys, values = states.rms(alike**0.5 * same + (1 - alike) ** 0.5 * draws(2, 2, tokens, dim, seed=100 + index))
+        weights = states.descend(weights, step(weights, keys, values), (torch.tensor(rate).double(),) * 2, norms)
+    read = states.mlp_read if inner == dim else states.swiglu_read
+    heard = (states.rms(read(weights, keys)) * values).sum()
+    sizes = [torch.cat([part.flatten() for part in torch.autograd.grad(heard, at, retain_graph=True)]).norm() for at in (first, weights)]
+    return float(sizes[0] / sizes[1])
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.5, 0.9])
+def test_gradient_through_64_writes_neither_explodes_nor_vanishes(alike):
+    """At the rate that fast weights begin with and at the largest. The twin's steps are plain gradients: those of -f(k) . v grow."""
+    for step in (states.swiglu_step, states.mlp_gradient):
+        assert 0.02 < steepness(step, FIRST_RATE, alike) < 3
+        assert 0.02 < steepness(step, MOST_RATE, alike) < 20
+    exploding = {0.0: 10, 0.9: 1e6}  # half alike, all rows settle in one direction, after chaos on the way there
+    assert alike not in exploding or steepness(states.swiglu_gradient, FIRST_RATE, alike) > exploding[alike]
+
+
 @pytest.mark.parametrize("form", ["mlp", "swiglu"])
 def test_a_write_teaches_what_it_was_told(form):
     keys, values = draws(2, 3, TOKENS, DIM, seed=1), draws(2, 3, TOKENS, DIM, seed=2)
-    weights, gradient = fast(form), states.mlp_gradient if form == "mlp" else states.swiglu_gradient
+    weights, step = fast(form), states.mlp_gradient if form == "mlp" else states.swiglu_step
     norms = tuple(weight.norm(dim=-1, keepdim=True) for weight in weights)
     rates = tuple(torch.full((3, 1, 1), 0.05).double() for _ in weights)
     losses = [float(inner_loss(form, weights, keys, values))]
     for _ in range(5):
-        weights = states.descend(weights, gradient(weights, keys, values), rates, norms)
+        weights = states.descend(weights, step(weights, keys, values), rates, norms)
         losses.append(float(inner_loss(form, weights, keys, values)))
     assert losses == sorted(losses, reverse=True)
 
@@ -103,9 +167,9 @@ def test_a_write_teaches_what_it_was_told(form):
 @pytest.mark.parametrize("form", ["mlp", "swiglu"])
 def test_eta_of_zero_changes_nothing_and_rows_keep_their_norms(form):
     keys, values = draws(2, 3, TOKENS, DIM, seed=1), draws(2, 3, TOKENS, DIM, seed=2)
-    weights, gradient = fast(form), states.mlp_gradient if form == "mlp" else states.swiglu_gradient
+    weights, step_of = fast(form), states.mlp_gradient if form == "mlp" else states.swiglu_step
     norms = tuple(weight.norm(dim=-1, keepdim=True) for weight in weights)
-    step = gradient(weights, keys, values)
+    step = step_of(weights, keys, values)
     still = states.descend(weights, step, tuple(torch.zeros(3, 1, 1).double() for _ in weights), norms)
     assert all(torch.equal(before, after) for before, after in zip(weights, still, strict=True))
     moved = states.descend(weights, step, tuple(torch.ones(3, 1, 1).double() for _ in weights), norms)

@@ -7,7 +7,7 @@ import pytest
 from mutoscope.core.config import config_hash, from_plain, to_plain
 from mutoscope.core.errors import ConfigError
 from mutoscope.recipes import RECIPES, recipe
-from mutoscope.train.config import CodecStage, ConsistencyStage, MatchingStage, RunConfig
+from mutoscope.train.config import AverageStage, CodecStage, ConsistencyStage, MatchingStage, RunConfig
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -26,8 +26,13 @@ def test_a_recipe_is_named_after_itself_and_begins_with_its_codec(name):
 
 @pytest.mark.parametrize("name", sorted(set(RECIPES) - {"scroll-smoke"}))
 def test_a_recipe_trains_students_of_1_2_and_4_steps_whose_first_chunk_takes_4(name):
-    students = [stage for stage in recipe(name).stages if isinstance(stage, MatchingStage)]
-    assert sorted(stage.student_steps for stage in students) == [1, 2, 4]
+    run = recipe(name)
+    students = [stage for stage in run.stages if isinstance(stage, MatchingStage)]
+    assert {stage.student_steps for stage in students} == {1, 2, 4}
+    for steps in (1, 2, 4):
+        stage = run.stage(f"matching-{steps}")
+        parts = [run.stage(part) for part in stage.of] if isinstance(stage, AverageStage) else [stage]
+        assert {part.student_steps for part in parts if isinstance(part, MatchingStage)} == {steps}
     assert {stage.first_chunk_steps for stage in students} == {4}
     assert all(isinstance(recipe(name).stage(stage.start), ConsistencyStage) for stage in students)
 

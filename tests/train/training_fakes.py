@@ -80,9 +80,7 @@ class FakeSource:
         first = self.workers.rank * share + micro * size
         samples, kind = tuple(range(first, first + size)), WideDraws if self.wide else Draws
         made = kind(derive_seed(1, f"clips/{reader}"), number, samples, CPU)
-        draws, clip_draws = (
-            kind(derive_seed(1, f"draws/{name}"), step, samples, CPU) for name, step in ((turn, update), (reader, number))
-        )
+        draws, clip_draws = (kind(derive_seed(1, f"draws/{name}"), step, samples, CPU) for name, step in ((turn, update), (reader, number)))
         known = torch.ones(size, self.shape[0], dtype=torch.bool)
         known[:, 0] = False
         conditions = action_conditions(made.normal("actions", self.shape[0], 1, ACTIONS.dim), known)

@@ -144,7 +144,9 @@ def _is_number(value: object) -> bool:
 def _draw(curves: dict[str, tuple[list[float], list[float]]]) -> Any:
     figures = optional_import("matplotlib.figure", package="matplotlib", extra="train")
     lines = -(-len(curves) // COLUMNS)
-    figure = figures.Figure(figsize=(4.5 * COLUMNS, 2.6 * lines), layout="constrained")
+    figure = figures.Figure(figsize=(4.5 * COLUMNS, 2.6 * lines))
+    # Fixed margins: a layout engine draws everything twice, and a run draws its curves at every save.
+    figure.subplots_adjust(0.05, 0.5 / (2.6 * lines), 0.98, 1 - 0.3 / (2.6 * lines), wspace=0.2, hspace=0.5)
     for place, (name, (steps, values)) in enumerate(sorted(curves.items()), 1):
         panel = figure.add_subplot(lines, COLUMNS, place)
         panel.plot(steps, values, linewidth=1.0)

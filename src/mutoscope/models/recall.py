@@ -6,19 +6,20 @@ begins. Keys and queries are turned to where their tokens stand on the screen an
 has no place for how long ago something was.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu, softplus
+from torch.nn.functional import relu
 
 from mutoscope.memory import states
 from mutoscope.memory.kinds import FastWeights, GatedDelta, LinearState, StateConfig, WrittenAt, WrittenFrom
 from mutoscope.models.rope import rotate
 
-FIRST_RATE = 0.2  # at 1, a step is as large as a row, and two runs that differ in their last bits part within 2,000 writes
+FIRST_RATE, MOST_RATE = 0.2, 0.5  # of at most 1: at 1, gradient through 64 writes grows a hundredfold
 FIRST_KEEP = 4.0  # sigmoid(4) = 0.982
 
 
@@ -142,7 +143,7 @@ class DeltaRecall(nn.Module):
 
 
 class FastRecall(nn.Module):
-    """out = tanh(alpha) rms(f_W(q)); W begins at learned weights and takes one gradient step per chunk, at learned rates eta.
+    """out = rms(f_W(q)) A, A starts at 0; W begins at learned weights and takes one step per chunk, at learned rates eta.
 
     `inward` `[head, rows, D]` is the first matrix (SwiGLU: gate over up), `outward` `[head, D, hidden]` the last. Each has its rate.
     """
@@ -156,20 +157,20 @@ class FastRecall(nn.Module):
         self.width, self.inner = config.hidden * head_dim, config.inner_rows * head_dim
         self.inward = nn.Parameter(torch.zeros(heads, self.inner, head_dim))
         self.outward = nn.Parameter(torch.zeros(heads, head_dim, self.width))
-        self.alpha = nn.Parameter(torch.zeros(heads))
+        self.out = nn.Parameter(torch.zeros(heads, head_dim, head_dim))
         self.raw_rate = nn.Parameter(torch.zeros(heads, self.inner // self.width + 1))
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Rows of norm about 1, eta at FIRST_RATE, alpha at 0."""
+        """Rows of norm about 1, eta at FIRST_RATE, A at 0."""
         for weight in (self.inward, self.outward):
             nn.init.normal_(weight, std=weight.shape[-1] ** -0.5, generator=generator)
-        nn.init.zeros_(self.alpha)
-        nn.init.constant_(self.raw_rate, float(torch.tensor(FIRST_RATE).expm1().log()))
+        nn.init.zeros_(self.out)
+        nn.init.constant_(self.raw_rate, math.log(FIRST_RATE / (MOST_RATE - FIRST_RATE)))
 
     @property
     def rates(self) -> Tensor:
-        """eta `[head, matrix]`, above 0."""
-        return softplus(self.raw_rate)
+        """eta `[head, matrix]`, between 0 and MOST_RATE."""
+        return MOST_RATE * self.raw_rate.sigmoid()
 
     def start(self, rows: int) -> Tensor:
         """The learned weights, the same for every row."""
@@ -178,20 +179,20 @@ class FastRecall(nn.Module):
 
     def address(self, x: Tensor, turn: Tensor) -> Tensor:
         """At length 1 per channel, and turned: `[B, head, token, D]`."""
-        return rotate(states.rms(x.to(_wide(self.alpha))), turn)
+        return rotate(states.rms(x.to(_wide(self.out))), turn)
 
     def writer(self) -> Write:
-        """One gradient step on what the chunk's keys should give."""
-        wide = _wide(self.alpha)
+        """One step towards what the chunk's keys should give."""
+        wide = _wide(self.out)
         inner, last = self.rates.to(wide).split([self.inner // self.width, 1], dim=1)
         rates = inner.repeat_interleave(self.width, dim=1)[..., None], last[..., None]
         norms = self.inward.norm(dim=-1, keepdim=True).to(wide), self.outward.norm(dim=-1, keepdim=True).to(wide)
         return partial(self._write, rates, norms)
 
     def _write(self, rates: states.FastParts, norms: states.FastParts, state: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        gradient = states.mlp_gradient if self.config.form == "mlp" else states.swiglu_gradient
+        step_of = states.mlp_gradient if self.config.form == "mlp" else states.swiglu_step
         inward, outward = weights = self._weights(state)
-        step = gradient((inward.flatten(0, 1), outward.flatten(0, 1)), keys.flatten(0, 1), values.to(state.dtype).flatten(0, 1))
+        step = step_of((inward.flatten(0, 1), outward.flatten(0, 1)), keys.flatten(0, 1), values.to(state.dtype).flatten(0, 1))
         downhill = step[0].view(inward.shape), step[1].view(outward.shape)
         return torch.cat([part.flatten(2) for part in states.descend(weights, downhill, rates, norms)], dim=-1)
 
@@ -200,7 +201,7 @@ class FastRecall(nn.Module):
         inward, outward = self._weights(state)
         weights, asked = (inward.flatten(0, 1), outward.flatten(0, 1)), queries.flatten(0, 1)
         told = asked + states.mlp_read(weights, asked) if self.config.form == "mlp" else states.swiglu_read(weights, asked)
-        return self.alpha.tanh()[:, None, None].to(state.dtype) * states.rms(told).view(queries.shape)
+        return states.rms(told).view(queries.shape) @ self.out.to(state.dtype)
 
     def _weights(self, state: Tensor) -> states.FastParts:
         """The matrices in a state, `[B, head, row, column]`."""

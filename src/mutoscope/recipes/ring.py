@@ -21,7 +21,7 @@ WINDOW = 8
 
 def ring() -> RunConfig:
     """Fast weights beside a window of an eighth of the clip."""
-    return ring_with(Stateful(Window(WINDOW), FastWeights("swiglu")))
+    return ring_with(Stateful(Window(WINDOW), FastWeights("swiglu", 1)))
 
 
 def ring_with(memory: PolicyConfig, seed: int = 0) -> RunConfig:
@@ -47,7 +47,7 @@ def ring_smoke(memory: PolicyConfig, seed: int = 0) -> RunConfig:
         data=DataConfig("ring", 16, 32, frame_skip=1, episodes=4, frames_per_episode=24, held_out_episodes=2),
         model=replace(base.model, dim=24, ffn_dim=32, num_layers=1, freq_dim=16),
         clip_frames=16,
-        stages=tuple(replace(stage, update=update) for stage in base.stages),
+        stages=tuple(replace(stage, update=update) for stage in _stages()),
     )
 
 
@@ -68,6 +68,7 @@ def _stages() -> tuple[CodecStage | BidirectionalStage | AutoregressiveStage | C
                 critic_learning_rate=3e-4,
                 student_every=3,
                 average_from=5,
+                rollouts="shared",
             )
             for steps in (4, 2, 1)
         ),

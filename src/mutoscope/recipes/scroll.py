@@ -1,6 +1,7 @@
 """`scroll`: the whole chain in minutes on two CPU cores, with exact ground truth."""
 
 from dataclasses import replace
+from typing import Literal
 
 from mutoscope.memory.policy import Window
 from mutoscope.train.config import (
@@ -28,13 +29,13 @@ def scroll() -> RunConfig:
         chunk_frames=1,
         clip_frames=22,
         shift=3.0,
-        stages=_stages({2: 1000, 1: 500, 4: 300}),
+        stages=_stages(500, {2: 900, 1: 400, 4: 150}, "shared"),
     )
 
 
 def scroll_chunk() -> RunConfig:
     """Chunk-wise: three frames at a time."""
-    stages = _stages({2: 800, 1: 600, 4: 400})
+    stages = _stages(700, {2: 800, 1: 600, 4: 400}, "own")
     return replace(scroll(), name="scroll-chunk", chunk_frames=3, memory=Window(21), stages=stages)
 
 
@@ -54,13 +55,13 @@ def scroll_smoke() -> RunConfig:
     return replace(base, name="scroll-smoke", data=data, model=model, memory=Window(4), clip_frames=7, stages=stages)
 
 
-def _stages(updates_of: dict[int, int]) -> tuple[StageConfig, ...]:
-    """`updates_of` matching, by the number of steps."""
+def _stages(consistency: int, matching: dict[int, int], rollouts: Literal["own", "shared"]) -> tuple[StageConfig, ...]:
+    """Updates of the consistency stage, those of matching by the number of steps, and whose rollouts its turns take."""
     return (
         CodecStage("codec", UpdateConfig(600, 32, 1e-3, clip_norm=0.3, average=0.99), latent_channels=8, widths=(24, 32, 48), blocks=1),
         BidirectionalStage("bidirectional", UpdateConfig(800, 8, 1e-3, average=0.99)),
         AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(1600, 8, 1e-3, average=0.995, save_every=400), weight="none"),
-        ConsistencyStage("consistency", "autoregressive", UpdateConfig(700, 8, 2e-4, average=0.99), guidance=1.0),
+        ConsistencyStage("consistency", "autoregressive", UpdateConfig(consistency, 8, 2e-4, average=0.99), guidance=1.0),
         *(
             MatchingStage(
                 f"matching-{steps}",
@@ -71,8 +72,8 @@ def _stages(updates_of: dict[int, int]) -> tuple[StageConfig, ...]:
                 critic_learning_rate=3e-4,
                 student_every=2,
                 average_from=10,
-                rollouts="shared",
+                rollouts=rollouts,
             )
-            for steps, updates in updates_of.items()
+            for steps, updates in matching.items()
         ),
     )

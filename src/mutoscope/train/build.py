@@ -12,9 +12,11 @@ from mutoscope.models.codec import ConvCodec
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
 from mutoscope.train.config import (
     AutoregressiveStage,
+    AverageStage,
     BidirectionalStage,
     CodecStage,
     ConsistencyStage,
+    LearningStage,
     MatchingStage,
     ModelConfig,
     OdeStage,
@@ -44,7 +46,7 @@ class StageFigures:
     action_dropout: float = 0.0
 
 
-def build_stage(run: RunConfig, stage: StageConfig, inputs: dict[str, Checkpoint], fresh: nn.Module, source: ClipSource) -> StageRun:
+def build_stage(run: RunConfig, stage: LearningStage, inputs: dict[str, Checkpoint], fresh: nn.Module, source: ClipSource) -> StageRun:
     """A stage ready for the loop. `fresh` is a new model (or codec) for the stages that start from nothing."""
     models = {name: checkpoint.model for name, checkpoint in inputs.items()}
     for name, model in models.items():
@@ -112,5 +114,9 @@ def stage_figures(stage: StageConfig, inputs: dict[str, Checkpoint]) -> StageFig
             return StageFigures("ode", stage.solver_steps, stage.student_steps, max(4, stage.student_steps), stage.guidance)
         case ConsistencyStage():
             return StageFigures("consistency", stage.grid_steps, 4, 4, stage.guidance)
+        case AverageStage():
+            played = inputs[stage.of[0]].manifest
+            figures = played.teacher_steps, played.student_steps, played.first_chunk_steps, played.distilled_guidance
+            return StageFigures("matching", *figures)
     guidance = inputs[stage.start].manifest.distilled_guidance
     return StageFigures("matching", inputs[stage.start].manifest.teacher_steps, stage.student_steps, stage.first_chunk_steps, guidance)

@@ -7,7 +7,8 @@ Run folder:
     <stage>/metrics.jsonl, curves.png, samples/, state/, checkpoint/
 """
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,10 +38,19 @@ from mutoscope.models.checkpoint import (
 from mutoscope.models.codec import ConvCodec, ConvCodecConfig, to_model_pixels
 from mutoscope.models.transformer import VideoTransformer
 from mutoscope.train.build import build_stage, recall_of, stage_figures, transformer_config
-from mutoscope.train.config import BidirectionalStage, CodecStage, MatchingStage, RunConfig, StageConfig, parents
+from mutoscope.train.config import (
+    AverageStage,
+    BidirectionalStage,
+    CodecStage,
+    LearningStage,
+    MatchingStage,
+    RunConfig,
+    StageConfig,
+    parents,
+)
 from mutoscope.train.loop import LoopPlan, run_loop
 from mutoscope.train.parallel import Workers
-from mutoscope.train.pictures import draw_samples, sample_frames
+from mutoscope.train.pictures import draw_average, draw_samples, sample_frames
 from mutoscope.train.sources import ClipSource, encode_dataset
 from mutoscope.train.stages.codec import measure_latents
 
@@ -153,7 +163,10 @@ def train_chain(chain: Chain, only: tuple[str, ...], after_stage: Callable[[Stag
             continue
         path = chain.checkpoint_path(stage.name)
         if not is_finished(chain, stage):
-            train_stage(chain, stage)
+            if isinstance(stage, AverageStage):
+                average_students(chain, stage)
+            else:
+                train_stage(chain, stage)
             if chain.workers.leads:
                 after_stage(stage, path)
         chain.workers.wait()
@@ -165,7 +178,7 @@ def is_finished(chain: Chain, stage: StageConfig) -> bool:
     return (path / "manifest.json").is_file() and read_manifest(path).recipe_hash == chain.stage_identity(stage)
 
 
-def train_stage(chain: Chain, stage: StageConfig) -> None:
+def train_stage(chain: Chain, stage: LearningStage) -> None:
     """Train one stage from its parents' checkpoints and write its own."""
     folder = chain.folder / stage.name
     plan = LoopPlan(stage.name, folder, stage.update, chain.run.precision, chain.stage_identity(stage))
@@ -188,6 +201,27 @@ def train_stage(chain: Chain, stage: StageConfig) -> None:
             chain.checkpoint_path(stage.name), manifest, model=learner.module, average=learner.average, codec=codec, starts=starts
         )
     chain.workers.wait()
+
+
+def average_students(chain: Chain, stage: AverageStage) -> None:
+    """The mean of finished students as a checkpoint of its own, with a sample video. Its `updates` are those of all of them."""
+    if not chain.workers.leads:
+        return
+    codec_manifest, codec = load_codec(chain.checkpoint_path(chain.codec_stage.name), chain.workers.device)
+    inputs = {name: load_parent(chain, name) for name in stage.of}
+    manifest = stage_manifest(chain, stage, codec_manifest.codec, inputs)
+    manifest = replace(manifest, updates=sum(student.manifest.updates for student in inputs.values()))
+    mean = mean_model([student.model for student in inputs.values()])
+    draw_average(chain, stage, mean, codec)
+    save_checkpoint(chain.checkpoint_path(stage.name), manifest, model=None, average=mean, codec=codec, starts=draw_starts(chain))
+
+
+def mean_model(models: Sequence[VideoTransformer]) -> VideoTransformer:
+    """A model whose every weight is the mean of theirs, computed in float64."""
+    states = [model.state_dict() for model in models]
+    mean = copy.deepcopy(models[0])
+    mean.load_state_dict({name: torch.stack([state[name].double() for state in states]).mean(0) for name in states[0]})
+    return mean
 
 
 def prepare_latents(chain: Chain, codec: ConvCodec) -> ClipDataset:

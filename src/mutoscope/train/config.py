@@ -169,7 +169,24 @@ class MatchingStage:
         _above_zero(self, "critic_learning_rate")
 
 
-StageConfig = CodecStage | BidirectionalStage | AutoregressiveStage | OdeStage | ConsistencyStage | MatchingStage
+@dataclass(frozen=True)
+class AverageStage:
+    """The mean of the weights of several students (model soups, arXiv 2203.05482): nothing is trained.
+
+    Students of one start that matching led to different ends lie close enough for their mean to be one, and what each of them took too
+    far cancels. They have one start, one number of steps and one memory in common; all else may differ.
+    """
+
+    name: str
+    of: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(set(self.of)) < 2 or len(set(self.of)) < len(self.of):
+            raise ConfigError(f"stage '{self.name}': a mean needs two or more different stages, got {list(self.of)}")
+
+
+LearningStage = CodecStage | BidirectionalStage | AutoregressiveStage | OdeStage | ConsistencyStage | MatchingStage
+StageConfig = LearningStage | AverageStage
 # Which kinds of stage each kind may be built on: its start, then for matching its score.
 PARENT_KINDS: dict[type, tuple[tuple[type, ...], ...]] = {
     AutoregressiveStage: ((BidirectionalStage, AutoregressiveStage),),
@@ -256,6 +273,8 @@ class RunConfig:
 
     def memory_of(self, stage: StageConfig) -> PolicyConfig:
         """The memory under which a stage trains and its checkpoint is played."""
+        if isinstance(stage, AverageStage):
+            return self.memory_of(self.stage(stage.of[0]))
         if isinstance(stage, MatchingStage) and not isinstance(stage.memory, str):
             return stage.memory
         return self.memory
@@ -277,6 +296,8 @@ def parents(stage: StageConfig) -> tuple[str, ...]:
     """Names of the stages whose checkpoints a stage reads, apart from the codec."""
     if isinstance(stage, MatchingStage):
         return (stage.start, stage.score)
+    if isinstance(stage, AverageStage):
+        return stage.of
     if isinstance(stage, (AutoregressiveStage, OdeStage, ConsistencyStage)):
         return (stage.start,)
     return ()
@@ -286,7 +307,7 @@ def _check_ancestry(stages: tuple[StageConfig, ...]) -> None:
     """Names are distinct, and every stage starts from stages before it, of kinds that it can be built on."""
     seen: dict[str, StageConfig] = {}
     for stage in stages:
-        for parent, kinds in zip(parents(stage), PARENT_KINDS.get(type(stage), ()), strict=True):
+        for parent, kinds in zip(parents(stage), parent_kinds(stage), strict=True):
             if parent not in seen:
                 raise ConfigError(f"stage '{stage.name}' starts from '{parent}', which does not come before it; before it: {list(seen)}")
             if not isinstance(seen[parent], kinds):
@@ -296,7 +317,24 @@ def _check_ancestry(stages: tuple[StageConfig, ...]) -> None:
                 )
         if stage.name in seen:
             raise ConfigError(f"two stages are named '{stage.name}'")
+        if isinstance(stage, AverageStage):
+            _check_average(stage, [part for name in stage.of if isinstance(part := seen[name], MatchingStage)])
         seen[stage.name] = stage
+
+
+def parent_kinds(stage: StageConfig) -> tuple[tuple[type, ...], ...]:
+    """For each of a stage's parents, of which kinds it may be."""
+    return ((MatchingStage,),) * len(stage.of) if isinstance(stage, AverageStage) else PARENT_KINDS.get(type(stage), ())
+
+
+def _check_average(stage: AverageStage, students: list[MatchingStage]) -> None:
+    """The mean of weights is a student only if all of them are played alike and began as one."""
+    for what in ("start", "student_steps", "first_chunk_steps", "memory"):
+        values = [getattr(student, what) for student in students]
+        if any(value != values[0] for value in values):
+            raise ConfigError(
+                f"stage '{stage.name}': {', '.join(stage.of)} differ in {what} ({', '.join(map(str, values))}) and have no mean"
+            )
 
 
 def _at_least(lowest: int, config: object, *names: str) -> None:

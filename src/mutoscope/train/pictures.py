@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mutoscope.core.errors import MissingPackageError
 from mutoscope.core.streams import derive_seed
-from mutoscope.data.batches import ClipSampler
+from mutoscope.data.batches import Batch, ClipSampler
 from mutoscope.media.curves import plot_curves
 from mutoscope.media.sheet import contact_sheet, write_png
 from mutoscope.media.video import write_video
@@ -19,6 +19,7 @@ from mutoscope.models.checkpoint import Checkpoint, freeze
 from mutoscope.models.codec import ConvCodec, to_frames
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.denoise import bidirectional
+from mutoscope.models.transformer import VideoTransformer
 from mutoscope.noise.schedule import uniform_grid
 from mutoscope.rollout.generate import generate
 from mutoscope.rollout.session import default_config
@@ -34,12 +35,7 @@ ROWS, CONTEXT, SAMPLE_STEPS = 4, 4, 16
 
 def draw_samples(chain: "Chain", stage: StageConfig, run_stage: StageRun, codec: ConvCodec, update: int) -> None:
     """Write `samples/update-N.mp4` and `.png` and refresh `curves.png`; packages that are absent are named once, and nothing stops."""
-    folder = chain.folder / stage.name
-    frames = 1 if isinstance(stage, CodecStage) else sample_frames(chain.run)
-    sampler = ClipSampler(
-        chain.held_out, clip_frames=frames, batch_size=ROWS, seed=derive_seed(chain.run.seed, "samples"), arrays=("frames", "actions")
-    )
-    batch = sampler.batch(0)
+    folder, batch = chain.folder / stage.name, sample_clips(chain, stage)
     real = np.ascontiguousarray(batch.arrays["frames"])
     clip, conditions = clip_tensors(batch, "frames", chain.workers.device)
     if isinstance(stage, CodecStage):
@@ -48,11 +44,29 @@ def draw_samples(chain: "Chain", stage: StageConfig, run_stage: StageRun, codec:
         length = chain.run.clip_frames
         real, made = real[:, :length], sample_whole_clips(chain, run_stage, codec, conditions.frames(0, length))
     else:
-        made = continue_clips(chain, stage, run_stage, codec, batch.arrays["actions"], batch.known, real)
+        made = continue_clips(chain, stage, run_stage.learners["model"].average, codec, batch)
     try:
         save_pictures(folder, real, made, chain.train_data.world.content_rate, update)
+        plot_curves(folder / "metrics.jsonl", folder / "curves.png")
     except MissingPackageError as error:
         (folder / "pictures-missing.txt").write_text(f"{error}\n", encoding="utf-8")
+
+
+def draw_average(chain: "Chain", stage: StageConfig, model: VideoTransformer, codec: ConvCodec) -> None:
+    """The samples of a stage that made no updates, and so has no curves."""
+    folder, batch = chain.folder / stage.name, sample_clips(chain, stage)
+    real, made = np.ascontiguousarray(batch.arrays["frames"]), continue_clips(chain, stage, model, codec, batch)
+    try:
+        save_pictures(folder, real, made, chain.train_data.world.content_rate, 0)
+    except MissingPackageError as error:
+        (folder / "pictures-missing.txt").write_text(f"{error}\n", encoding="utf-8")
+
+
+def sample_clips(chain: "Chain", stage: StageConfig) -> Batch:
+    """The held-out clips that every stage's samples continue."""
+    frames = 1 if isinstance(stage, CodecStage) else sample_frames(chain.run)
+    seed = derive_seed(chain.run.seed, "samples")
+    return ClipSampler(chain.held_out, clip_frames=frames, batch_size=ROWS, seed=seed, arrays=("frames", "actions")).batch(0)
 
 
 def sample_frames(run: RunConfig) -> int:
@@ -61,7 +75,7 @@ def sample_frames(run: RunConfig) -> int:
 
 
 def save_pictures(folder: Path, real: np.ndarray, made: np.ndarray, rate: float, update: int) -> None:
-    """Contact sheet (real above generated, row by row), video (side by side), curves."""
+    """Contact sheet (real above generated, row by row) and video (side by side)."""
     samples = folder / "samples"
     samples.mkdir(parents=True, exist_ok=True)
     rows = [clip for pair in zip(real, made, strict=True) for clip in pair]
@@ -69,7 +83,6 @@ def save_pictures(folder: Path, real: np.ndarray, made: np.ndarray, rate: float,
     if real.shape[1] > 1:
         left, right = np.concatenate(list(real), axis=1), np.concatenate(list(made), axis=1)
         write_video(samples / f"update-{update:08d}.mp4", np.concatenate([left, right], axis=2), rate)
-    plot_curves(folder / "metrics.jsonl", folder / "curves.png")
 
 
 @torch.no_grad()
@@ -94,18 +107,18 @@ def sample_whole_clips(chain: "Chain", run_stage: StageRun, codec: ConvCodec, co
     return to_frames(codec.decode(x)).cpu().numpy()
 
 
-def continue_clips(
-    chain: "Chain", stage: StageConfig, run_stage: StageRun, codec: ConvCodec, actions: np.ndarray, known: np.ndarray, real: np.ndarray
-) -> np.ndarray:
+def continue_clips(chain: "Chain", stage: StageConfig, model: nn.Module, codec: ConvCodec, batch: Batch) -> np.ndarray:
     """Real context, then the stage's model in the regime that its manifest names."""
     from mutoscope.train.chain import load_parent, parents, stage_manifest
 
     inputs = {name: load_parent(chain, name) for name in parents(stage)}
     manifest = stage_manifest(chain, stage, codec.config, inputs)
-    model = freeze(copy.deepcopy(run_stage.learners["model"].average))
-    checkpoint = Checkpoint(chain.folder, manifest, model, codec, None)
+    frozen = freeze(copy.deepcopy(model))
+    assert isinstance(frozen, VideoTransformer)
+    checkpoint = Checkpoint(chain.folder, manifest, frozen, codec, None)
     config = default_config(manifest)
     config = replace(config, steps=min(config.steps, SAMPLE_STEPS), first_chunk_steps=min(config.first_chunk_steps, SAMPLE_STEPS))
-    context = (real[:, :CONTEXT], actions[:, :CONTEXT], known[:, :CONTEXT])
-    made = generate(checkpoint, config, frames=context[0], context_actions=context[1], known=context[2], actions=actions[:, CONTEXT:])
-    return np.concatenate([real[:, :CONTEXT], made], axis=1)
+    real, actions, known = np.ascontiguousarray(batch.arrays["frames"]), batch.arrays["actions"], batch.known[:, :CONTEXT]
+    seen, done, asked = real[:, :CONTEXT], actions[:, :CONTEXT], actions[:, CONTEXT:]
+    made = generate(checkpoint, config, frames=seen, context_actions=done, known=known, actions=asked)
+    return np.concatenate([seen, made], axis=1)
