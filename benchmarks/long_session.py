@@ -26,7 +26,8 @@ from mutoscope.core.progress import Progress
 from mutoscope.core.provenance import provenance
 from mutoscope.core.streams import normal, numpy_stream, stream
 from mutoscope.evaluate.bootstrap import statistic_interval
-from mutoscope.memory.choosing import Nearness, Participative, Retrieval
+from mutoscope.memory.choosing import Different, Merging, Nearness, Participative, Retrieval
+from mutoscope.memory.heads import HeadWise
 from mutoscope.memory.kinds import STATES, FastWeights
 from mutoscope.memory.policy import Full, PolicyConfig, SinkWindow, Stateful, Window, integer_base
 from mutoscope.models.checkpoint import Checkpoint
@@ -39,6 +40,9 @@ POLICIES: dict[str, PolicyConfig] = {
     **CACHES,
     **{f"{name}+{kind}": Stateful(cache, state) for name, cache in CACHES.items() for kind, state in STATES.items()},
     "participative": Participative(5, 2, 2, 3),
+    "merging": Merging(8, 2),
+    "different": Different(8, 2),
+    "head-wise": HeadWise(1, 1, 3, 8, 2),
     **{f"retrieval by {by}": Retrieval(3, 5, by, host_mib=0.25) for by in get_args(Nearness)},
     **{f"fast-{form} alone": Stateful(Window(1), FastWeights(form)) for form in ("mlp", "swiglu")},
 }
@@ -100,7 +104,7 @@ def look(session: Session) -> dict:
     point = {
         "frame": session.num_frames,
         "declared_bytes": store.spec.bytes() + store.spec.host_bytes(),
-        "held_bytes": store.bytes + store.archive.bytes,
+        "held_bytes": store.bytes + store.host_bytes,
         "resident_bytes": resident_bytes(),
     }
     if not model.memories:

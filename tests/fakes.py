@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from mutoscope.core.shapes import LatentShape
 from mutoscope.core.streams import normal, stream
 from mutoscope.core.world import ActionSpec, WorldSpec
-from mutoscope.memory.choosing import Merging, Participative, Retrieval
+from mutoscope.memory.choosing import Different, Merging, Participative, Retrieval
+from mutoscope.memory.heads import HeadWise
 from mutoscope.memory.kinds import FastWeights, GatedDelta, LinearState
 from mutoscope.memory.policy import (
-    ChoosingConfig,
+    ContentConfig,
     DeepSink,
     EmaSink,
     Full,
@@ -62,11 +63,13 @@ LAST_PASS: dict[str, PolicyConfig] = {
 STATEFUL |= LAST_PASS
 ALL_POLICIES = POLICIES | RULES | STATEFUL
 # Those that choose by content; the archives hold five frames of the tiny model in float64, so that eleven overflow them.
-CHOOSING: dict[str, ChoosingConfig] = {
+CHOOSING: dict[str, ContentConfig] = {
     "participative": Participative(budget=4, recent=1, sink=1, room=3),
     "similarity": Retrieval(2, 4, "similarity", host_mib=0.06),
     "place": Retrieval(2, 4, "place", host_mib=0.06),
     "merging": Merging(6, recent=1),
+    "different": Different(6, recent=2),
+    "head-wise": HeadWise(1, sink=1, window=3, frames=6, recent=1, heads=((1,), (0,))),
 }
 
 

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mutoscope.memory.choosing import Merging, Participative, Retrieval
+from mutoscope.memory.choosing import Different, Merging, Participative, Retrieval
+from mutoscope.memory.heads import HeadWise
+from mutoscope.memory.policy import SinkWindow
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.rope import rotate, rotations
 from mutoscope.models.transformer import VideoTransformer
 
-Choosing = Participative | Retrieval | Merging
+Choosing = Participative | Retrieval | Merging | Different | SinkWindow
 Score = Callable[["ListPlayer", int, Conditions], float]
 
 
@@ -57,6 +59,13 @@ class ListPlayer:
             for frame in reversed(gone):
                 self.merged[everything[everything.index(frame) - 1]] += self.merged.pop(frame)
             chosen = [frame for frame in everything if frame not in gone]
+        elif isinstance(self.policy, SinkWindow):
+            newest = range(frames[0] + len(frames) - self.policy.window, frames[0])
+            chosen = [frame for frame in everything if frame < self.policy.sink or frame in newest]
+        elif isinstance(self.policy, Different):
+            older, recent = everything[: len(everything) - self.policy.recent], everything[len(everything) - self.policy.recent :]
+            spare = max(0, len(everything) + len(frames) - self.policy.frames)
+            chosen = best(older, len(older) - spare) + recent if spare else everything
         elif len(everything) + len(frames) <= self.policy.budget + self.policy.room:
             chosen = everything
         else:
@@ -142,18 +151,85 @@ def alike(player: ListPlayer, frame: int, other: int) -> float:
     return sum(cosines) / len(cosines)
 
 
+def by_difference(player: ListPlayer, frame: int, conditions: Conditions) -> float:
+    """Minus the place of a frame in the row of those that are kept one by one, each the least like all that are kept before it."""
+    everything = sorted(player.slots)
+    row = everything[len(everything) - player.policy.recent :]
+    recent = len(row)
+    while frame not in row:
+        likeness = {other: max(alike(player, other, kept) for kept in row) for other in everything if other not in row}
+        row.append(min(likeness, key=lambda other: (likeness[other], other)))
+    return -(row.index(frame) - recent)
+
+
 def by_place(player: ListPlayer, frame: int, conditions: Conditions) -> float:
     """Minus the distance to where the chunk ends."""
     end = conditions.travelled()[0, -1] @ player.model.travel.step.detach().T
     return -float((player.places[frame] - end).norm())
 
 
-SCORES: dict[str, Score] = {"participation": by_attention, "similarity": by_similarity, "place": by_place, "repetition": by_repetition}
+SCORES: dict[str, Score] = {
+    "participation": by_attention,
+    "similarity": by_similarity,
+    "place": by_place,
+    "repetition": by_repetition,
+    "difference": by_difference,
+}
 
 
-def list_player(model: VideoTransformer, policy: Choosing, max_chunk: int, score: Score | None = None) -> ListPlayer:
+@dataclass
+class HeadPlayer:
+    """A list player for every group of heads; the static ones of each layer are named, the others go by what is different."""
+
+    model: VideoTransformer
+    static: Sequence[Sequence[int]]
+    parts: list[ListPlayer]
+
+    def open(self, frames: Sequence[int], conditions: Conditions) -> list[list[int]]:
+        """What each group reads."""
+        return [part.open(frames, conditions) for part in self.parts]
+
+    def placed(self, place: Tensor) -> "HeadPlayer":
+        """Every group is turned to places."""
+        for part in self.parts:
+            part.placed(place)
+        return self
+
+    def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        read = torch.zeros_like(queries)
+        static = [head in self.static[layer] for head in range(queries.shape[1])]
+        for part, heads in zip(self.parts, (static, [not flag for flag in static]), strict=True):
+            if any(heads):
+                read[:, heads] = part(layer, queries[:, heads], keys[:, heads], values[:, heads])
+        return read
+
+    def run(self, latents: Tensor, sigma: float, conditions: Conditions) -> Tensor:
+        """Velocity of the open chunk."""
+        for part in self.parts:
+            part.place, part.writes = None, False
+        return self.model(latents, latents.new_full(latents.shape[:2], sigma), conditions, self)
+
+    def commit(self, latents: Tensor, conditions: Conditions) -> None:
+        """The open chunk becomes past, in all groups."""
+        for part in self.parts:
+            part.place, part.writes = None, True
+        with torch.no_grad():
+            self.model(latents, torch.zeros_like(latents[:, :, 0, 0, 0]), conditions, self)
+        for part in self.parts:
+            part.slots |= {frame: frame for frame in part.chunk}
+            part.merged |= {frame: [frame] for frame in part.chunk}
+
+
+Player = ListPlayer | HeadPlayer
+
+
+def list_player(model: VideoTransformer, policy: Choosing | HeadWise, max_chunk: int, score: Score | None = None) -> Player:
     """A fresh player; the archive's room is counted by hand: two tensors of every layer, and the note."""
     config = model.config
+    if isinstance(policy, HeadWise):
+        rules = SinkWindow(policy.sink, policy.window), Different(policy.frames, policy.recent)
+        static = policy.heads or [range(policy.static)] * config.num_layers
+        return HeadPlayer(model, static, [ListPlayer(model, rule, 0, score or by_difference) for rule in rules])
     numbers = config.num_layers * config.dim
     note = 2 if policy.criterion == "place" else numbers
     frame = 8 * (2 * numbers * config.grid.tokens + note)

@@ -271,6 +271,7 @@ def test_the_catalogue_offers_what_the_checkpoints_can(untrained, tmp_path):
     catalogue = build_catalogue((str(student), str(teacher)), "cpu")
     assert [choice.steps for choice in catalogue.choices[:2]] == [(2, 1, 4), (2, 1, 4, 32)]
     chosen = ("participative=6,recent=2,sink=3,room=2", "retrieval=2,window=6,by=similarity,host_mib=256.0", "merging=8,recent=2")
+    chosen += ("different=8,recent=2", f"head-wise={untrained.model.config.num_heads // 2},sink=1,window=1,frames=8,recent=2")
     assert catalogue.choices[0].policies == ("window=8", "window=4", "sink=1,window=7", *chosen)
     assert catalogue.choices[0].starts == ("start 0",)
     assert [pane.choice for pane in catalogue.panes][:2] == [choice.id for choice in catalogue.choices[:2]]
@@ -298,6 +299,7 @@ def test_play_begins_with_the_memory_that_was_asked_for(untrained, tmp_path):
         build_catalogue((chunks,), "cpu", "window:window=2")
     assert not any(text.startswith("participative") for text in build_catalogue((chunks,), "cpu").choices[0].policies)
     refused = (("retrieval=2,by=place", "does not reckon where it stands"), ("retrieval=2,host_mib=0.0001", "give it at least"))
+    refused += (("head-wise=99", "name heads that it has"),)
     for memory, message in refused:
         with pytest.raises(ConfigError, match=message):
             build_catalogue((path,), "cpu", memory)
@@ -306,7 +308,10 @@ def test_play_begins_with_the_memory_that_was_asked_for(untrained, tmp_path):
 def test_a_wrong_memory_is_said_before_a_port_is_opened(monkeypatch, capsys):
     monkeypatch.setattr(app, "serve", lambda *arguments, **options: pytest.fail("a port would have been opened"))
     assert cli.main(["play", "--memory", "ring"]) == cli.MISTAKE
-    assert "known: deep-sink, ema-sink, full, merging, participative, recency, retrieval, rolling, sink, window" in capsys.readouterr().err
+    assert (
+        "known: deep-sink, different, ema-sink, full, head-wise, merging, participative, recency, retrieval, rolling, sink, window"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_real_world_stands_beside_a_learned_one_that_equals_it(untrained, tmp_path):
@@ -357,6 +362,17 @@ def test_a_plan_counts_the_host_apart(capsys):
     assert f"{21 * (3 * tensor + note):,}" in printed and ", 11 of those that left are on the host" in printed
     assert cli.main(["plan", "wan-1.3b", "--policies", "retrieval=8"]) == 2
     assert "give it at least host_mib=275" in capsys.readouterr().err
+
+
+def test_a_plan_counts_the_heads_of_each_group(capsys):
+    """Static heads: a sink, kept unrotated too, and six more; dynamic ones: three tensors of 21 frames, and notes."""
+    assert cli.main(["plan", "wan-1.3b", "--tokens", "1024", "--policies", "head-wise=4,sink=1,window=6,frames=21"]) == 0
+    tensor, note = 30 * 128 * 1024 * 2, 30 * 128 * 8
+    printed = capsys.readouterr().out
+    assert f"{4 * (2 * 7 + 1) * tensor + 8 * 21 * (3 * tensor + note):,}" in printed
+    assert "reads back at most 20 frames, 4 of 12 heads at most 6" in printed
+    assert cli.main(["plan", "wan-1.3b", "--policies", "head-wise=13"]) == 2
+    assert "has 13 static heads, and the model 30 layers of 12 heads" in capsys.readouterr().err
 
 
 def test_a_plan_is_what_a_session_allocates(untrained, tmp_path, capsys):

@@ -34,6 +34,7 @@ CLI_PARTS = {"cli", "commands", "__main__", "__init__"}
 WITHOUT = {
     "memory.frames": {"torch", "numpy"},
     "memory.choosing": {"torch", "numpy"},
+    "memory.heads": {"torch", "numpy"},
     "memory.policy": {"torch", "numpy"},
     "memory.kinds": {"torch", "numpy"},
     "memory.ledger": {"torch"},

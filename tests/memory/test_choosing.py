@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from fakes import CHOOSING
 from mutoscope.core.errors import ConfigError
-from mutoscope.memory.choosing import Merging, Participative, Retrieval
+from mutoscope.memory.choosing import Different, Merging, Participative, Retrieval
 from mutoscope.memory.ledger import ChunkPlan, Ledger, SlotSource, Transfer
 from mutoscope.memory.policy import ChoosingConfig, SinkWindow, Window, archive_bytes, integer_base, sinks_of, training_base
-from mutoscope.memory.scoring import best_first, nearness, participation, similarity, token_sums
+from mutoscope.memory.scoring import best_first, difference, nearness, participation, similarity, token_sums
 from mutoscope.memory.store import CacheSpec, MemoryStore
 
 participatives = st.builds(
@@ -22,6 +22,7 @@ participatives = st.builds(
     st.integers(0, 3), st.integers(1, 3), st.integers(0, 3), st.integers(3, 5),
 )  # fmt: skip
 mergings = st.builds(lambda recent, more: Merging(recent + more, recent), st.integers(0, 3), st.integers(4, 7))
+differents = st.builds(lambda recent, more: Different(recent + more, recent), st.integers(0, 3), st.integers(4, 7))
 retrievals = st.builds(Retrieval, st.integers(1, 4), st.integers(3, 6))
 lengths = st.lists(st.integers(1, 3), min_size=1, max_size=14)
 tastes = st.permutations(range(42))
@@ -41,6 +42,10 @@ def listed(policy: ChoosingConfig, remembered: list[int], length: int, taste: li
         spare = max(0, len(remembered) + length - policy.frames)
         gone = best_of(remembered[1 : len(remembered) - policy.recent], spare, taste)
         return [frame for frame in remembered if frame not in gone]
+    if isinstance(policy, Different):
+        spare, newest = max(0, len(remembered) + length - policy.frames), remembered[len(remembered) - policy.recent :]
+        older = remembered[: len(remembered) - policy.recent]
+        return best_of(older, len(older) - spare, taste) + newest if spare else remembered
     if len(remembered) + length <= policy.budget + policy.room:
         return remembered
     sinks, newest = remembered[: policy.sink], remembered[-policy.recent :]
@@ -89,7 +94,7 @@ def follows_the_list(ledger: Ledger, rule: ChoosingConfig, chunks: list[int], ta
     return True
 
 
-@given(participatives | retrievals | mergings, st.integers(1, 9), lengths, tastes)
+@given(participatives | retrievals | mergings | differents, st.integers(1, 9), lengths, tastes)
 def test_what_is_chosen_is_what_a_list_would_keep(policy, shelves, chunks, taste):
     shelves = shelves if isinstance(policy, Retrieval) else 0
     assert follows_the_list(Ledger(policy, policy.capacity(3), num_shelves=shelves), policy, chunks, taste)
@@ -123,6 +128,11 @@ class TakesTheWorst(Participative):
         return super().past(chunk, remembered, ranks[::-1])
 
 
+class KeepsTheAlike(Different):
+    def past(self, chunk, remembered, ranks):
+        return super().past(chunk, remembered, ranks[::-1])
+
+
 class GivesUpSinks(Participative):
     def past(self, chunk, remembered, ranks):
         return super().past(chunk, tuple(frame for frame in remembered if frame or chunk.start < 9), ranks)
@@ -138,6 +148,8 @@ ODD_TASTE = [*range(0, 42, 2), *range(1, 42, 2)]
         (Ledger(LeavesGaps(2, 4), 6, num_shelves=3), Retrieval(2, 4)),
         (Ledger(Retrieval(1, 4), 6, num_shelves=3), Retrieval(2, 4)),
         (Ledger(Merging(7, 2), 7), Merging(7, 3)),
+        (Ledger(KeepsTheAlike(7, 2), 7), Different(7, 2)),
+        (Ledger(Different(7, 2), 7), Different(7, 3)),
         (Ledger(TakesTheWorst(6, 1, 1, 3), 9), Participative(6, 1, 1, 3)),
         (Ledger(GivesUpSinks(6, 1, 1, 3), 9), Participative(6, 1, 1, 3)),
         (Ledger(Participative(6, 2, 1, 3), 9), Participative(6, 1, 1, 3)),
@@ -147,6 +159,8 @@ ODD_TASTE = [*range(0, 42, 2), *range(1, 42, 2)]
         "not placed anew",
         "one too few",
         "merges recent ones",
+        "the most alike",
+        "one recent frame less",
         "the worst",
         "sink given up",
         "one more recent",
@@ -228,6 +242,8 @@ def test_ranks_of_other_frames_are_refused():
         (lambda: Participative(room=2).capacity(3), "room for 2 cannot hold a chunk of 3"),
         (lambda: Merging(4, 3), "of 4 frames cannot keep 3 recent ones and another"),
         (lambda: Merging(5, 2).capacity(3), "of 5 frames, 2 of them recent, cannot hold a chunk of 3"),
+        (lambda: Different(4, 3), "'different' of 4 frames cannot keep 3 recent ones and another"),
+        (lambda: Different(5, 2).capacity(3), "of 5 frames, 2 of them recent, cannot hold a chunk of 3"),
         (lambda: Retrieval(0), "recalled of at least 1"),
         (lambda: Retrieval(2, 2).capacity(3), "of 2 frames cannot hold a chunk of 3"),
         (lambda: Retrieval(2, 2, "smell"), "unknown way to choose what is brought back 'smell'; known: place, similarity"),
@@ -247,6 +263,19 @@ def test_scores_by_hand():
     assert nearness(torch.tensor([[0.0, 0.0], [3.0, 4.0]]), torch.zeros(1, 2)).tolist() == [0.0, -5.0]
     assert token_sums(torch.arange(8.0).view(1, 1, 8, 1), 2).flatten().tolist() == [6.0, 22.0]
     assert best_first((3, 5, 9), {3: 1.0, 5: 2.0, 9: 1.0}) == (5, 9, 3), "the newer of equal ones first"
+
+
+def test_the_most_different_by_hand():
+    """Keys of one layer and head at angles of 0, 10, 90, 10, 180 and 175 degrees; the last is recent.
+
+    The farthest from 175 is 0 (and 10 is next, but for what comes after); then 90 is 85 away from the nearest; then 10 is 10 away from 0,
+    and as far as that is the other 10, which is then alike it entirely; 180 is 5 away from 175.
+    """
+    angles = torch.tensor([0.0, 10.0, 90.0, 10.0, 180.0, 175.0]).double().deg2rad()
+    keys = torch.stack([angles.cos(), angles.sin()], dim=-1)[:, None, None]
+    assert difference(keys, recent=1).tolist() == [-1, -3, -2, -5, -4, 0]
+    assert difference(3.0 * keys, recent=1).tolist() == [-1, -3, -2, -5, -4, 0], "directions count, not lengths"
+    assert difference(keys[:2], recent=0).tolist() == [-1, -2] and difference(keys[:2], recent=2).tolist() == [0, 0]
 
 
 class LikeTheWay:
@@ -300,8 +329,11 @@ def test_a_broken_twin_that_puts_away_before_it_takes():
     assert not all(holds_its_frames(chosen_store(shelves, PutsAwayFirst), 30) for shelves in (1, 2, 3))
 
 
+ONE_LEDGER = [policy for policy in CHOOSING.values() if isinstance(policy, ChoosingConfig)]
+
+
 @settings(max_examples=20)
-@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.sampled_from(list(CHOOSING.values())), st.booleans())
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.sampled_from(ONE_LEDGER), st.booleans())
 def test_bytes_on_device_and_host_are_what_is_allocated(layers, tokens, rows, policy, half):
     dtype = torch.float16 if half else torch.float32
     spec = CacheSpec(layers, 2, 6, tokens, policy, max_chunk=3, rows=rows)

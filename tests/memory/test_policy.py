@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mutoscope.core.errors import CapacityError, ConfigError
-from mutoscope.memory.choosing import Criterion, Merging, Participative, Retrieval
+from mutoscope.memory.choosing import Criterion, Different, Merging, Participative, Retrieval
+from mutoscope.memory.heads import HeadWise
 from mutoscope.memory.kinds import STATES
 from mutoscope.memory.ledger import Ledger, layout, sources_of
 from mutoscope.memory.policy import (
     POLICIES,
-    AnyPolicy,
+    AnyMemory,
     ChoosingConfig,
     Chunk,
     DeepSink,
@@ -29,6 +30,7 @@ from mutoscope.memory.policy import (
     Window,
     blends_of,
     chunk_position,
+    head_parts,
     policy_by_name,
     policy_name,
     state_of,
@@ -178,8 +180,10 @@ def chosen(policy: ChoosingConfig, criterion: Criterion) -> tuple:
     return (*plans, criterion)
 
 
-def trace(policy: AnyPolicy) -> tuple:
+def trace(policy: AnyMemory) -> tuple:
     """All that a policy decides in a script of twelve frames: sources, positions, biases, what becomes of evicted frames, states."""
+    if isinstance(policy, HeadWise):
+        return tuple((trace(part), heads) for part, heads in head_parts(policy, 2, 2))
     if isinstance(policy, ChoosingConfig):
         return chosen(policy, policy.criterion)
     state = state_of(policy)
@@ -192,7 +196,7 @@ def trace(policy: AnyPolicy) -> tuple:
 
 def test_no_two_policies_differ_in_name_only():
     caches = [kind.of_frames(6) if kind is not Full else Full(12) for kind in POLICIES.values()]
-    caches += [Retrieval(2, 4, "place")]
+    caches += [Retrieval(2, 4, "place"), HeadWise(1, frames=6, heads=((1,), (0,))), HeadWise(2), HeadWise(0, frames=6)]
     traces = [trace(policy) for policy in (*caches, *(Stateful(Window(6), state) for state in STATES.values()))]
     assert all(first != second for index, first in enumerate(traces) for second in traces[:index])
     assert trace(Retrieval(2, 4))[:-1] == trace(Retrieval(2, 4, "place"))[:-1], "two ways to judge; with one judgement they are the same"
@@ -250,11 +254,13 @@ def test_policies_by_name():
         Participative(),
         Retrieval(2),
         Merging(6),
+        Different(6),
+        HeadWise(1),
+        HeadWise(2, heads=((0, 2), (1, 3))),
     ):
         assert policy_by_name(policy_name(policy), **vars(policy)) == policy
-    with pytest.raises(
-        ConfigError, match="known: deep-sink, ema-sink, full, merging, participative, recency, retrieval, rolling, sink, window"
-    ):
+    known = "deep-sink, different, ema-sink, full, head-wise, merging, participative, recency, retrieval, rolling, sink, window"
+    with pytest.raises(ConfigError, match=f"known: {known}"):
         policy_by_name("forever")
     with pytest.raises(ConfigError, match="takes sink, window"):
         policy_by_name("sink", length=4)

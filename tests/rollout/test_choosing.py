@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from fakes import CHOOSING, model_for, tiny_conditions, tiny_latents
-from listed import SCORES, ListPlayer, Score, list_player
+from listed import SCORES, Player, Score, list_player
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.streams import normal, stream
 from mutoscope.memory import store as stores
 from mutoscope.memory.choosing import Participative, Retrieval
+from mutoscope.memory.head_store import AnyStore
 from mutoscope.memory.ledger import Ledger, chunk_lengths
-from mutoscope.memory.policy import ChoosingConfig, training_base
+from mutoscope.memory.policy import ContentConfig, training_base
 from mutoscope.memory.store import MemoryStore
 from mutoscope.models import scorers
 from mutoscope.models.denoise import clip_layout, played_layout, replay, replay_since
@@ -30,7 +31,7 @@ LEVELS = tuple(few_step_levels(4, 5.0).tolist())
 LONG_CUTS = {"frame-wise": (1,) * FRAMES, "chunks of 3": (1, 1, 3, 3, 3)}
 
 
-def listed_clip(model: VideoTransformer, policy: ChoosingConfig, lengths: tuple[int, ...], clip: Clip, score: Score) -> Tensor:
+def listed_clip(model: VideoTransformer, policy: ContentConfig, lengths: tuple[int, ...], clip: Clip, score: Score) -> Tensor:
     """Velocities from a list player per row."""
     rows = []
     for row in range(len(clip.clean)):
@@ -45,7 +46,7 @@ def listed_clip(model: VideoTransformer, policy: ChoosingConfig, lengths: tuple[
     return torch.cat(rows)
 
 
-def agree(policy: ChoosingConfig, lengths: tuple[int, ...], score: Score) -> bool:
+def agree(policy: ContentConfig, lengths: tuple[int, ...], score: Score) -> bool:
     """Whether streaming gives the velocities of lists that choose by `score`."""
     model, clip = model_for(policy), random_clip(lengths)
     with torch.no_grad():
@@ -126,14 +127,16 @@ def test_looking_ahead_broken_twin_that_knows_where_the_next_chunk_leads():
     assert looks_ahead(early, CHOOSING["place"], CUTS["frame-wise"])
 
 
-def poison(store: MemoryStore, item: Pass) -> None:
+def poison(store: AnyStore, item: Pass) -> None:
     """Fill every slot of the row that the plan does not name as a source, and every shelf that the ledger does not name."""
-    rows, ledger = item.rows, store.ledgers[item.rows.start]
-    for slot in set(range(store.spec.slots)) - {source.slot for source in item.plan.sources}:
-        for tensor in (store.keys, store.values, store.originals):
-            tensor[:, rows, :, store.span(slot)] = 100.0
-    for shelf in set(range(ledger.num_shelves)) - set(ledger.shelf_of.values()):
-        store.archive.keys[rows, shelf] = 100.0
+    rows = item.rows
+    for part, plan in zip(store.parts, item.plan.parts, strict=True):
+        ledger = part.ledgers[rows.start]
+        for slot in set(range(part.spec.slots)) - {source.slot for source in plan.sources}:
+            for tensor in (part.keys, part.values, part.originals):
+                tensor[:, rows, :, part.span(slot)] = 100.0
+        for shelf in set(range(ledger.num_shelves)) - set(ledger.shelf_of.values()):
+            part.archive.keys[rows, shelf] = 100.0
 
 
 @pytest.mark.parametrize("policy", CHOOSING)
@@ -180,7 +183,7 @@ def listed_row(model: VideoTransformer, plan: RolloutPlan, rows: slice) -> Tenso
     return torch.cat(clips, dim=1)
 
 
-def listed_sample(player: ListPlayer, start: int, levels: tuple[float, ...], own, rows: slice) -> Tensor:
+def listed_sample(player: Player, start: int, levels: tuple[float, ...], own, rows: slice) -> Tensor:
     """Few-step sampling of a chunk, with gradient in the last step alone."""
     length = own.known.shape[1]
     x = noise(start, 0)[rows, :length]

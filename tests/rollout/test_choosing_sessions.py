@@ -11,14 +11,27 @@ from fakes import ACTIONS, CHOOSING, tiny_checkpoint, tiny_config, tiny_manifest
 from mutoscope.core.streams import numpy_stream
 from mutoscope.memory.choosing import Participative, Retrieval
 from mutoscope.memory.contents import slot_contents
+from mutoscope.memory.heads import HeadWise
 from mutoscope.memory.ledger import Ledger
-from mutoscope.memory.policy import ChoosingConfig
+from mutoscope.memory.policy import ContentConfig
+from mutoscope.memory.store import MemoryStore
 from mutoscope.models.checkpoint import Checkpoint, freeze
 from mutoscope.rollout.session import Session, SessionConfig, SessionState, step_together
 
 WARM, FRAMES, WAY = 18, 34, 8
-# Archives of six or seven frames of one layer in float32.
-SMALL = {name: replace(policy, host_mib=0.02) if isinstance(policy, Retrieval) else policy for name, policy in CHOOSING.items()}
+
+
+def for_one_layer(policy: ContentConfig) -> ContentConfig:
+    """Archives of six or seven frames of one layer in float32; one layer's heads."""
+    match policy:
+        case Retrieval():
+            return replace(policy, host_mib=0.02)
+        case HeadWise():
+            return replace(policy, heads=((1,),))
+    return policy
+
+
+SMALL = {name: for_one_layer(policy) for name, policy in CHOOSING.items()}
 
 
 def one_layer(chunk: int) -> Checkpoint:
@@ -28,7 +41,7 @@ def one_layer(chunk: int) -> Checkpoint:
     return replace(tiny_checkpoint("matching", chunk), manifest=manifest, model=freeze(tiny_model(config).float()))
 
 
-def started(policy: ChoosingConfig, chunk: int = 1, seed: int = 5) -> Session:
+def started(policy: ContentConfig, chunk: int = 1, seed: int = 5) -> Session:
     """A session of one step per frame after its reset."""
     session = Session(one_layer(chunk), SessionConfig(1, 1, policy))
     session.reset(0, seed)
@@ -57,8 +70,14 @@ def resumes(session: Session, parked: SessionState, frames: int) -> bool:
     fresh = Session(session.checkpoint, session.config)
     fresh.restore(parked)
     alike = np.array_equal(play(session, frames), play(fresh, frames))
-    pairs = zip((*session.store.tensors, *session.store.archive.tensors), (*fresh.store.tensors, *fresh.store.archive.tensors), strict=True)
-    return alike and all(torch.equal(*pair) for pair in pairs) and session.store.ledgers == fresh.store.ledgers
+    parts = list(zip(session.store.parts, fresh.store.parts, strict=True))
+    pairs = [pair for one, other in parts for pair in zip(held_by(one), held_by(other), strict=True)]
+    return alike and all(torch.equal(*pair) for pair in pairs) and all(one.ledgers == other.ledgers for one, other in parts)
+
+
+def held_by(store: MemoryStore) -> list[Tensor]:
+    """All that one head group's store holds."""
+    return [*store.tensors, *store.archive.tensors]
 
 
 @pytest.mark.parametrize("chunk", [1, 3])
@@ -77,20 +96,23 @@ def test_parking_broken_twins_that_forget_notes_or_shelves(policy):
         play(session, 16)
         parked = session.snapshot()
         # Notes are the fourth of the tensors, and the third of the archive's.
-        for tensor in (parked.memory["tensors"][3],) if forgotten == "tensors" else parked.memory["archive"]:
-            tensor.normal_(generator=torch.Generator().manual_seed(1))
-        assert resumes(session, parked, 26) == (policy in ("participative", "merging") and forgotten == "archive")
+        for part in parked.memory.get("parts", [parked.memory]):
+            for tensor in (part["tensors"][3],) if forgotten == "tensors" else part["archive"]:
+                tensor.normal_(generator=torch.Generator().manual_seed(1))
+        assert resumes(session, parked, 26) == (forgotten == "archive" and not isinstance(SMALL[policy], Retrieval))
 
 
 def holdings(session: Session) -> tuple[int, ...]:
     """Bytes on device and host, and the entries of the books."""
-    store, ledger = session.store, session.store.ledgers[0]
-    held = sum(value.numel() * value.element_size() for value in vars(store).values() if isinstance(value, Tensor))
-    books = (store.positions[0], ledger.slot_of, ledger.shelf_of, ledger.evicted, ledger.blends)
-    return held, sum(tensor.untyped_storage().nbytes() for tensor in store.archive.tensors), *map(len, books)
+    parts = session.store.parts
+    held = sum(value.numel() * value.element_size() for store in parts for value in vars(store).values() if isinstance(value, Tensor))
+    ledgers = [store.ledgers[0] for store in parts]
+    books = [book for ledger in ledgers for book in (ledger.slot_of, ledger.shelf_of, ledger.evicted, ledger.blends)]
+    archived = sum(tensor.untyped_storage().nbytes() for store in parts for tensor in store.archive.tensors)
+    return held, archived, *(len(store.positions[0]) for store in parts), *map(len, books)
 
 
-def late_holdings(policy: ChoosingConfig) -> set[tuple[int, ...]]:
+def late_holdings(policy: ContentConfig) -> set[tuple[int, ...]]:
     """What a session holds after each frame once it is warm; the cache of a participative memory fills and empties in its turn."""
     session, found = started(policy), set()
     play(session, WARM)
@@ -128,10 +150,11 @@ def test_no_key_stands_further_away_than_there_are_slots(policy, chunk):
     session, distances, old = started(SMALL[policy], chunk), set(), set()
     while session.num_frames < FRAMES:
         play(session, session.num_frames + chunk)
-        plan, known = session.store.ledgers[0].open_plan, session.store.positions[0]
-        if plan is not None:
-            distances |= {plan.chunk.frames[-1] - known[source.slot] for source in plan.sources}
-            old |= {plan.chunk.start - source.frame for source in plan.sources}
+        for store in session.store.parts:
+            plan, known = store.ledgers[0].open_plan, store.positions[0]
+            if plan is not None:
+                distances |= {plan.chunk.frames[-1] - known[source.slot] for source in plan.sources}
+                old |= {plan.chunk.start - source.frame for source in plan.sources}
     assert max(distances) < session.store.spec.slots <= max(old)
 
 
@@ -139,7 +162,7 @@ def test_no_key_stands_further_away_than_there_are_slots(policy, chunk):
 class Players:
     """The same players, as rows of one session or as sessions of their own."""
 
-    policy: ChoosingConfig
+    policy: ContentConfig
 
     def rows(self, count: int) -> np.ndarray:
         """Rows of one session."""

@@ -12,6 +12,7 @@ from serve_fakes import Tiny
 
 from mutoscope.memory.choosing import Retrieval
 from mutoscope.memory.contents import SlotContent
+from mutoscope.memory.heads import HeadWise
 from mutoscope.memory.policy import Full, SinkWindow, Window
 from mutoscope.serve.strip import Strip, StripMail, Thumbnails, fold, shrink
 
@@ -87,6 +88,23 @@ def test_what_comes_back_from_the_host_has_its_picture() -> None:
         assert [content.kind for content in strip.slots][-1] == "archive"
         source.commit()
     assert came_back and shelves < 12
+
+
+def test_head_groups_stand_one_after_the_other() -> None:
+    """A frame that both remember has its picture in both."""
+    source = Tiny(HeadWise(1, 1, 3, 6, 1))
+    source.reset(1, 5)
+    for _ in range(12):
+        source.step(FORWARD)
+        strip = source.strip()
+        assert sorted(content.slot for content in strip.slots) == list(range(10))
+        assert sum(content.bytes for content in strip.slots) == source.memory_bytes
+        assert strip.pictures.keys() == {content.frame for content in strip.slots} - {None}
+        source.commit()
+    static, dynamic = strip.slots[:4], strip.slots[4:]
+    assert [content.age for content in static] == [13, 2, 1, 0] and len({content.frame for content in dynamic}) == 6
+    (pane,) = json.loads(StripMail().message([strip], 0.0, 1))["panes"]
+    assert pane["num_slots"] == 10 and all("picture" in slot for slot in pane["slots"])
 
 
 def test_pictures_do_not_pile_up_where_nobody_asks_for_them() -> None:

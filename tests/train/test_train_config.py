@@ -10,6 +10,7 @@ from training_fakes import CHUNKS, RUN, STAGES, UPDATE, stage_config
 from fakes import CHOOSING
 from mutoscope.core.config import config_hash, from_plain, to_plain
 from mutoscope.core.errors import ConfigError
+from mutoscope.memory.heads import HeadWise
 from mutoscope.memory.kinds import LinearState
 from mutoscope.memory.policy import Full, SinkWindow, Stateful, Window
 from mutoscope.train.config import RunConfig, StageConfig, parents
@@ -155,10 +156,16 @@ def test_a_memory_that_chooses_by_content_is_for_rollouts_alone():
     assert from_plain(RunConfig, json.loads(json.dumps(to_plain(run)))) == run
 
 
+def test_a_table_of_heads_returns_from_json_unchanged():
+    run = with_stage("matching", memory=HeadWise(1, 1, 3, 6, 1, ((0,),) * ALL.model.num_layers))
+    assert from_plain(RunConfig, json.loads(json.dumps(to_plain(run)))) == run
+
+
 @pytest.mark.parametrize(
     ("memory", "message"),
     [
         (Full(3), "clips of 7 frames do not fit into the memory"),
+        (HeadWise(99), "has 99 static heads, and the model"),
         (Stateful(Window(4), LinearState()), "stage 'matching': its memory has another learned memory than the run's"),
     ],
 )

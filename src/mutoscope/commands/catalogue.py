@@ -21,7 +21,8 @@ from mutoscope.core.errors import CheckpointError, ConfigError, MutoscopeError
 from mutoscope.core.world import WorldSpec
 from mutoscope.data.worlds import make_world
 from mutoscope.data.worlds.gym import world_spec
-from mutoscope.memory.choosing import Merging, Nearness, Participative, Retrieval
+from mutoscope.memory.choosing import Different, Merging, Nearness, Participative, Retrieval
+from mutoscope.memory.heads import HeadWise
 from mutoscope.memory.ledger import layout
 from mutoscope.memory.policy import PolicyConfig, SinkWindow, Stateful, Window, cache_of, integer_base
 from mutoscope.models.checkpoint import Checkpoint, CheckpointManifest, load_checkpoint, load_starts, read_manifest
@@ -111,9 +112,11 @@ def offered_policies(path: Path, manifest: CheckpointManifest, memory: str) -> t
 
 def choosing_policies(frames: int, manifest: CheckpointManifest) -> tuple[PolicyConfig, ...]:
     """Those that choose by content in `frames` slots and can hold a chunk; frames come back by place where the model reckons places."""
+    heads = 2 if manifest.model is None else manifest.model.num_heads
     by: Nearness = "place" if manifest.model is not None and manifest.model.travel else "similarity"
     policies = (Participative.of_frames(frames), replace(Retrieval.of_frames(frames), by=by), Merging.of_frames(frames))
-    return tuple(policy for policy in policies if can_hold(policy, manifest.chunk_frames))
+    varied = (Different.of_frames(frames), replace(HeadWise.of_frames(frames), static=heads // 2))
+    return tuple(policy for policy in (*policies, *varied) if can_hold(policy, manifest.chunk_frames))
 
 
 def can_hold(policy: PolicyConfig, chunk: int) -> bool:

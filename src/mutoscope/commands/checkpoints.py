@@ -5,11 +5,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from mutoscope.core.errors import CheckpointError, ConfigError, choose
+from mutoscope.memory.heads import HeadTable, HeadWise
 from mutoscope.memory.kinds import STATES, FastWeights, StateConfig, state_name
 from mutoscope.memory.policy import (
     POLICIES,
     CacheConfig,
-    ChoosingConfig,
+    ContentConfig,
     EmaSink,
     Full,
     PolicyConfig,
@@ -26,6 +27,8 @@ MANIFEST = "manifest.json"
 LAST_PASS = "last-pass"
 NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 WORD = re.compile(r"[a-z]+")
+HEADS = re.compile(r"(/[0-9]{1,4}(-[0-9]{1,4})*)+")
+Size = int | float | str | HeadTable
 POLICY_HELP = (
     "write it like window=16, sink=2,window=14, full=200 or retrieval=8,window=12,by=place; a learned memory after a plus: "
     "window=8+linear, window=8+fast-swiglu=2"
@@ -70,7 +73,7 @@ def parse_policy(text: str) -> PolicyConfig:
         return cache
     if isinstance(cache, (Full, EmaSink)):
         raise ConfigError(f"memory policy '{text}': '{frames}' gives no frame up that a state could take in; give window or sink instead")
-    if isinstance(cache, ChoosingConfig):
+    if isinstance(cache, ContentConfig):
         raise ConfigError(f"memory policy '{text}': no learned memory stands beside frames chosen by content; give window or sink instead")
     return Stateful(cache, _parse_state(state.strip()))
 
@@ -94,7 +97,7 @@ def _parse_state(text: str) -> StateConfig:
     return replace(state, hidden=int(number))
 
 
-def _parse_cache(text: str) -> CacheConfig:
+def _parse_cache(text: str) -> CacheConfig | HeadWise:
     sizes = _parse_sizes(text)
     return _policy_of_sizes(next(iter(sizes)), sizes)
 
@@ -108,17 +111,25 @@ def named_policy(text: str, frames: int) -> PolicyConfig:
     return parse_policy(text) if "=" in text else choose(POLICIES, text, "memory policy").of_frames(frames)
 
 
-def _parse_sizes(text: str) -> dict[str, int | float | str]:
-    sizes: dict[str, int | float | str] = {}
+def _parse_sizes(text: str) -> dict[str, Size]:
+    sizes: dict[str, Size] = {}
     for part in text.split(","):
         name, _, size = part.strip().partition("=")
-        if not (NUMBER.fullmatch(size) or (WORD.fullmatch(size) and sizes)) or name in sizes:
+        later = WORD.fullmatch(size) or HEADS.fullmatch(size)
+        if not (NUMBER.fullmatch(size) or (later and sizes)) or name in sizes:
             raise ConfigError(f"memory policy '{text}': '{part.strip()}' is not a name and a number of frames; {POLICY_HELP}")
-        sizes[name] = size if WORD.fullmatch(size) else float(size) if "." in size else int(size)
+        sizes[name] = _read_size(size)
     return sizes
 
 
-def _policy_of_sizes(kind: str, sizes: dict[str, int | float | str]) -> CacheConfig:
+def _read_size(text: str) -> Size:
+    """A number, a word, or `/0-2/1-3`: the heads of each layer."""
+    if HEADS.fullmatch(text):
+        return tuple(tuple(map(int, layer.split("-"))) for layer in text[1:].split("/"))
+    return text if WORD.fullmatch(text) else float(text) if "." in text else int(text)
+
+
+def _policy_of_sizes(kind: str, sizes: dict[str, Size]) -> CacheConfig | HeadWise:
     """The kind's own name stands for its first size: `full=200` are 200 frames, `ema-sink=3,window=6` three sinks."""
     first = fields(choose(POLICIES, kind, "memory policy"))[0].name
     return policy_by_name(kind, **{first if name == kind else name: size for name, size in sizes.items()})
@@ -131,8 +142,13 @@ def policy_text(policy: PolicyConfig) -> str:
         source = f",{LAST_PASS}" if policy.state.written_from == "last pass" else ""
         return f"{policy_text(policy.cache)}+{state_name(policy.state)}{size}{source}"
     first, *others = fields(policy)
-    sizes = [f"{policy_name(policy)}={getattr(policy, first.name)}", *(f"{field.name}={getattr(policy, field.name)}" for field in others)]
-    return ",".join(sizes)
+    named = [(policy_name(policy), getattr(policy, first.name)), *((field.name, getattr(policy, field.name)) for field in others)]
+    return ",".join(f"{name}={_write_size(size)}" for name, size in named if size != ())
+
+
+def _write_size(size: Size) -> str:
+    """The inverse of `_read_size`."""
+    return "".join(f"/{'-'.join(map(str, layer))}" for layer in size) if isinstance(size, tuple) else str(size)
 
 
 def beside_memory(policy: PolicyConfig, own: PolicyConfig) -> PolicyConfig:

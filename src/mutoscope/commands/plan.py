@@ -15,8 +15,8 @@ from mutoscope.core.errors import CheckpointError, ConfigError
 if TYPE_CHECKING:
     import torch
 
+    from mutoscope.memory.head_store import AnySpec
     from mutoscope.memory.policy import PolicyConfig
-    from mutoscope.memory.store import CacheSpec
 
 EXAMPLES = (
     "mutoscope plan",
@@ -34,6 +34,7 @@ USUAL = (
     "recency=21",
     "participative=16",
     "merging=21",
+    "different=21",
     "retrieval=8,window=13,host_mib=16384",
     "window=21+linear",
     "window=21+gated-delta",
@@ -73,18 +74,19 @@ def run(options: Options) -> int:
     if min(options.frames, options.chunk, options.rows) < 1 or options.tokens < 0:
         raise ConfigError(f"--frames, --chunk and --rows must be at least 1 and --tokens at least 0, got {options}")
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}[options.dtype]
-    texts = options.policies or (f"full={options.frames}", *USUAL)
+    halved = f"head-wise={dimensions(options.model)[1] // 2},frames=21"
+    texts = options.policies or (f"full={options.frames}", *USUAL, halved)
     specs = [(text, cache_spec(options, parse_policy(text))) for text in texts]
     print(table(specs, options, dtype))
     return 0
 
 
-def cache_spec(options: Options, policy: PolicyConfig) -> CacheSpec:
+def cache_spec(options: Options, policy: PolicyConfig) -> AnySpec:
     """The cache of the named model under a policy."""
-    from mutoscope.memory.store import CacheSpec
+    from mutoscope.memory import head_store
 
     layers, heads, head_dim, own_tokens = dimensions(options.model)
-    return CacheSpec(layers, heads, head_dim, options.tokens or own_tokens, policy, options.chunk, options.rows)
+    return head_store.cache_spec(layers, heads, head_dim, options.tokens or own_tokens, policy, options.chunk, options.rows)
 
 
 def dimensions(name: str) -> tuple[int, int, int, int]:
@@ -112,7 +114,7 @@ def dimensions(name: str) -> tuple[int, int, int, int]:
     return config.num_layers, config.num_heads, config.head_dim, config.grid.tokens
 
 
-def table(specs: list[tuple[str, CacheSpec]], options: Options, dtype: torch.dtype) -> str:
+def table(specs: list[tuple[str, AnySpec]], options: Options, dtype: torch.dtype) -> str:
     """One line per policy: slots, bytes, and how the memory grows with the world."""
     first = specs[0][1]
     size = f"{first.layers} layers, {first.heads} heads of {first.head_dim}, {first.tokens} tokens per frame, {options.dtype}"
@@ -122,6 +124,8 @@ def table(specs: list[tuple[str, CacheSpec]], options: Options, dtype: torch.dty
     for text, spec in specs:
         amount = spec.bytes(dtype)
         verdict = "everything is kept" if spec.slots >= options.frames else f"reads back at most {spec.slots - 1} frames"
+        for part in (part for part in spec.parts if part.slots < spec.slots):
+            verdict += f", {part.heads} of {spec.heads} heads at most {part.slots - 1}"
         if archived := spec.host_bytes(dtype):
             verdict += f", {spec.shelves(dtype):,} of those that left are on the host: {human(archived)}"
         if spec.state_floats:

@@ -11,7 +11,7 @@ from typing import Literal, Protocol, get_args
 from mutoscope.core.errors import ConfigError, choose
 from mutoscope.memory.frames import Chunk, Source, at_least_one, fits
 
-Criterion = Literal["participation", "similarity", "place", "repetition", "nothing"]
+Criterion = Literal["participation", "similarity", "place", "repetition", "difference", "nothing"]
 Nearness = Literal["similarity", "place"]
 MIB = 2**20
 
@@ -197,15 +197,12 @@ class Merging:
     recent: int = 4
 
     def __post_init__(self) -> None:
-        if self.recent < 0 or self.frames < self.recent + 2:
-            raise ConfigError(
-                f"a memory 'merging' of {self.frames} frames cannot keep {self.recent} recent ones and another beside a chunk"
-            )
+        holds_others("merging", self.frames, self.recent)
 
     @classmethod
     def of_frames(cls, frames: int) -> "Merging":
         """`frames` in all, a fifth of them never merged."""
-        return cls(frames, min(max(1, round(frames * 4 / 21)), max(0, frames - 2)))
+        return cls(frames, _a_fifth(frames))
 
     @property
     def criterion(self) -> Criterion:
@@ -214,11 +211,7 @@ class Merging:
 
     def capacity(self, max_chunk: int) -> int:
         """`frames` slots; the recent frames and another must fit beside a chunk."""
-        if self.frames < self.recent + 1 + max_chunk:
-            raise ConfigError(
-                f"a memory 'merging' of {self.frames} frames, {self.recent} of them recent, cannot hold a chunk of {max_chunk}; add some"
-            )
-        return self.frames
+        return holds_chunk("merging", self.frames, self.recent, max_chunk)
 
     def candidates(self, chunk: Chunk, remembered: tuple[int, ...]) -> tuple[int, ...]:
         """All that have a predecessor but the recent ones, when the cache is full."""
@@ -233,3 +226,76 @@ class Merging:
         gone = ranks[: max(0, len(remembered) + chunk.length - self.frames)]
         kept = [frame for frame in remembered if frame not in gone]
         return tuple(Source(frame, chunk.start - len(kept) + place) for place, frame in enumerate(kept))
+
+
+@dataclass(frozen=True)
+class Different:
+    """The newest frames, and of the older ones those that differ most from what is kept: variety in place of age.
+
+    When a chunk would not fit into `frames` slots, its own included, the newest `recent` stay, and then, one after the other, the frame
+    that is least like the most similar of all that stay already (farthest-first traversal: the largest smallest difference). Alike are
+    frames by the cosine between mean keys, unrotated, averaged over layers and heads; of equal frames the newer goes. What is left is
+    placed anew, in order, right before the chunk.
+
+    Published choices of this kind are of tokens. Slots hold whole frames here, so frames are chosen whole.
+    """
+
+    frames: int = 21
+    recent: int = 4
+
+    def __post_init__(self) -> None:
+        holds_others("different", self.frames, self.recent)
+
+    @classmethod
+    def of_frames(cls, frames: int) -> "Different":
+        """`frames` in all, a fifth of them the newest."""
+        return cls(frames, _a_fifth(frames))
+
+    @property
+    def criterion(self) -> Criterion:
+        """By how much they differ from what is kept."""
+        return "difference"
+
+    def capacity(self, max_chunk: int) -> int:
+        """`frames` slots; the recent frames and another must fit beside a chunk."""
+        return holds_chunk("different", self.frames, self.recent, max_chunk)
+
+    def _is_full(self, chunk: Chunk, remembered: tuple[int, ...]) -> bool:
+        return len(remembered) + chunk.length > self.frames
+
+    def _older(self, remembered: tuple[int, ...]) -> tuple[int, ...]:
+        return remembered[: len(remembered) - self.recent]
+
+    def candidates(self, chunk: Chunk, remembered: tuple[int, ...]) -> tuple[int, ...]:
+        """All but the recent frames, when the cache is full."""
+        return self._older(remembered) if self._is_full(chunk, remembered) else ()
+
+    def asking(self, remembered: tuple[int, ...]) -> tuple[int, ...]:
+        """All: candidates are held against the recent frames and against each other."""
+        return remembered
+
+    def past(self, chunk: Chunk, remembered: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[Source, ...]:
+        """The most different of the older frames, then the recent ones, in order and without gaps."""
+        kept = remembered
+        if self._is_full(chunk, remembered):
+            older = self._older(remembered)
+            kept = (*sorted(ranks[: self.frames - self.recent - chunk.length]), *remembered[len(older) :])
+        return tuple(Source(frame, chunk.start - len(kept) + place) for place, frame in enumerate(kept))
+
+
+def holds_others(name: str, frames: int, recent: int) -> None:
+    """Refuse a cache that has no slot beside its recent frames and a chunk."""
+    if recent < 0 or frames < recent + 2:
+        raise ConfigError(f"a memory '{name}' of {frames} frames cannot keep {recent} recent ones and another beside a chunk")
+
+
+def holds_chunk(name: str, frames: int, recent: int, max_chunk: int) -> int:
+    """`frames`, of which the recent ones, another and the longest chunk take a part."""
+    if frames < recent + 1 + max_chunk:
+        raise ConfigError(f"a memory '{name}' of {frames} frames, {recent} of them recent, cannot hold a chunk of {max_chunk}; add some")
+    return frames
+
+
+def _a_fifth(frames: int) -> int:
+    """How many of `frames` are recent ones, 4 of 21, where that leaves room for another and a chunk of one."""
+    return min(max(1, round(frames * 4 / 21)), max(0, frames - 2))

@@ -1,12 +1,13 @@
 """What lies in each slot of a store: the ledger's integers beside the bytes they stand for. No torch is imported here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from mutoscope.memory.choosing import Retrieval
-from mutoscope.memory.policy import PolicyConfig, sinks_of
+from mutoscope.memory.choosing import Different, Retrieval
+from mutoscope.memory.policy import AnyPolicy, sinks_of
 
 if TYPE_CHECKING:
+    from mutoscope.memory.head_store import AnyStore
     from mutoscope.memory.store import MemoryStore
 
 SlotKind = Literal["frame", "sink", "chosen", "open", "empty", "state", "archive"]
@@ -33,11 +34,32 @@ class SlotContent:
     bytes: int
 
 
-def slot_contents(store: "MemoryStore", row: int = 0) -> tuple[SlotContent, ...]:
+def slot_contents(store: "AnyStore", row: int = 0) -> tuple[SlotContent, ...]:
     """Every slot of a row in the order in which attention reads them: past, the open chunk's own; empty ones; what stands beside.
 
-    Ages count back from the newest frame, which is the open chunk's last or the last one committed.
+    Ages count back from the newest frame, which is the open chunk's last or the last one committed. Where head groups remember different
+    frames, group follows group, their slots numbered through: a frame may lie in several, each with the bytes of its heads.
     """
+    told: list[SlotContent] = []
+    first = 0
+    for part in store.parts:
+        told += [replace(content, slot=first + content.slot) for content in _contents_of(part, row)]
+        first += part.spec.slots
+    return tuple(told)
+
+
+def shelved_frames(store: "AnyStore", row: int = 0) -> set[int]:
+    """Frames of a row that lie on the host, from where they may come back."""
+    return {frame for part in store.parts for frame in part.ledgers[row].shelf_of}
+
+
+def most_frames(store: "AnyStore", row: int = 0) -> int:
+    """For how many frames a row has slots and shelves."""
+    return sum(part.ledgers[row].num_slots + part.ledgers[row].num_shelves for part in store.parts)
+
+
+def _contents_of(store: "MemoryStore", row: int) -> tuple[SlotContent, ...]:
+    """Those of one head group."""
     ledger, plan = store.ledgers[row], store.ledgers[row].open_plan
     if plan is None:
         past = [(ledger.slot_of[frame], frame) for frame in sorted(ledger.slot_of)]
@@ -62,8 +84,11 @@ def slot_contents(store: "MemoryStore", row: int = 0) -> tuple[SlotContent, ...]
     return (*remembered, *opened, *empty, *state, *archive)
 
 
-def kind_of(policy: PolicyConfig, frame: int, age: int) -> SlotKind:
+def kind_of(policy: AnyPolicy, frame: int, age: int) -> SlotKind:
     """What a remembered frame is to its policy."""
     if frame < sinks_of(policy):
         return "sink"
-    return "chosen" if isinstance(policy, Retrieval) and age >= policy.window else "frame"
+    match policy:
+        case Retrieval(window=window) | Different(frames=window) if age >= window:
+            return "chosen"
+    return "frame"

@@ -1,16 +1,20 @@
 """Which slot holds which frame: the integers of one row (one player). No torch here."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from mutoscope.core.errors import CapacityError, ConfigError
 from mutoscope.memory.choosing import Merging
+from mutoscope.memory.heads import HeadTable
 from mutoscope.memory.policy import (
+    AnyMemory,
     AnyPolicy,
     Blend,
     CacheConfig,
     ChoosingConfig,
     Chunk,
+    ContentConfig,
     Source,
     blends_of,
     chunk_position,
@@ -76,6 +80,27 @@ class ChunkPlan:
     def read_slots(self) -> tuple[int, ...]:
         """Slots to read, past first, then the chunk's own."""
         return tuple(source.slot for source in self.sources) + self.write_slots
+
+    @property
+    def parts(self) -> tuple["ChunkPlan", ...]:
+        """All heads follow it."""
+        return (self,)
+
+
+@dataclass(frozen=True)
+class HeadPlan:
+    """A chunk of a memory whose head groups remember different frames: a plan for each, and which heads of every layer follow it."""
+
+    groups: tuple[HeadTable, ...]
+    parts: tuple[ChunkPlan, ...]
+
+    @property
+    def chunk(self) -> Chunk:
+        """The same for all groups."""
+        return self.parts[0].chunk
+
+
+AnyPlan = ChunkPlan | HeadPlan
 
 
 @dataclass
@@ -197,13 +222,24 @@ class ChunkSources:
     blends: tuple[Blend, ...] = ()
 
 
-def layout(policy: AnyPolicy, lengths: tuple[int, ...]) -> tuple[ChunkSources, ...]:
+@dataclass(frozen=True)
+class HeadSources:
+    """What the chunks of a row may read, head group by head group (class HeadPlan)."""
+
+    groups: tuple[HeadTable, ...]
+    parts: tuple[tuple[ChunkSources, ...], ...]
+
+
+RowSources = tuple[ChunkSources, ...] | HeadSources
+
+
+def layout(policy: AnyMemory, lengths: tuple[int, ...]) -> tuple[ChunkSources, ...]:
     """The key sources of every chunk of a clip, from the very ledger that streaming uses.
 
     Training takes visibility and positions from here, so that they are those of play. What content decides, a clip without a rollout
     cannot know: such policies are refused.
     """
-    if isinstance(policy, ChoosingConfig):
+    if isinstance(policy, ContentConfig):
         raise ConfigError(
             f"the memory '{policy_name(policy)}' chooses frames by their content while it plays, and clips of data are not played; "
             f"train under {described(training_base(policy))}, then play or match under '{policy_name(policy)}'"
@@ -223,6 +259,12 @@ def sources_of(plan: ChunkPlan) -> ChunkSources:
     shift = plan.chunk.start - plan.position
     sources = tuple(Source(source.frame, source.position + shift, source.bias) for source in plan.sources)
     return ChunkSources(plan.chunk, sources, tuple(source.frame for source in plan.evicted), tuple(item.blend for item in plan.blends))
+
+
+def row_sources(plans: Sequence[AnyPlan]) -> RowSources:
+    """The plans of a row's chunks in frames."""
+    parts = tuple(tuple(map(sources_of, group)) for group in zip(*(plan.parts for plan in plans), strict=True))
+    return HeadSources(plans[0].groups, parts) if isinstance(plans[0], HeadPlan) else parts[0]
 
 
 def described(policy: CacheConfig) -> str:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from mutoscope.core.errors import CapacityError, ConfigError, choose
-from mutoscope.memory.choosing import Merging, Participative, Retrieval
+from mutoscope.memory.choosing import Different, Merging, Participative, Retrieval
 from mutoscope.memory.frames import Blend, Chunk, Policy, Source, at_least_one, fits
+from mutoscope.memory.heads import HeadTable, HeadWise
 from mutoscope.memory.kinds import StateConfig, state_name
 
 
@@ -247,11 +248,14 @@ class Stateful:
 
 
 WindowedConfig = Window | SinkWindow | DeepSink | RollingWindow | RecencyBias
-ChoosingConfig = Participative | Retrieval | Merging
+ChoosingConfig = Participative | Retrieval | Merging | Different
+ContentConfig = ChoosingConfig | HeadWise  # what is remembered is known once it is played, row by row
 CacheConfig = Full | WindowedConfig | EmaSink | ChoosingConfig
-PolicyConfig = CacheConfig | Stateful
+LedgerConfig = CacheConfig | Stateful  # one ledger for all heads
+PolicyConfig = LedgerConfig | HeadWise
 AnyPolicy = Policy | ChoosingConfig
-POLICIES: dict[str, type[CacheConfig]] = {
+AnyMemory = AnyPolicy | HeadWise
+POLICIES: dict[str, type[CacheConfig] | type[HeadWise]] = {
     "full": Full,
     "window": Window,
     "sink": SinkWindow,
@@ -262,6 +266,8 @@ POLICIES: dict[str, type[CacheConfig]] = {
     "participative": Participative,
     "retrieval": Retrieval,
     "merging": Merging,
+    "different": Different,
+    "head-wise": HeadWise,
 }
 
 
@@ -270,24 +276,31 @@ def state_of(policy: "PolicyConfig") -> StateConfig | None:
     return policy.state if isinstance(policy, Stateful) else None
 
 
-def cache_of(policy: AnyPolicy) -> AnyPolicy:
+def cache_of(policy: AnyMemory) -> AnyMemory:
     """The part of a policy that keeps frames."""
     return policy.cache if isinstance(policy, Stateful) else policy
 
 
-def training_base(policy: ChoosingConfig) -> SinkWindow | Window:
+def head_parts(policy: HeadWise, layers: int, heads: int) -> tuple[tuple[SinkWindow | Different, HeadTable], ...]:
+    """The head groups of a model: how each remembers, and its heads in every layer; a group without heads is none."""
+    static, dynamic = policy.groups(layers, heads)
+    parts = ((SinkWindow(policy.sink, policy.window), static), (policy.dynamic, dynamic))
+    return tuple((part, table) for part, table in parts if table[0])
+
+
+def training_base(policy: ContentConfig) -> SinkWindow | Window:
     """What to train under for a policy that chooses by content: the same sinks and slots, or the same window, without a choice."""
     if isinstance(policy, Retrieval):
         return Window(policy.window)
-    if isinstance(policy, Merging):
+    if isinstance(policy, (Merging, Different, HeadWise)):
         return Window(policy.frames)
     slots = policy.budget + policy.room
     return SinkWindow(policy.sink, slots - policy.sink) if policy.sink else Window(slots)
 
 
-def integer_base(policy: AnyPolicy) -> Policy:
+def integer_base(policy: AnyMemory) -> Policy:
     """A policy, or what it is without its choice by content."""
-    return training_base(policy) if isinstance(policy, ChoosingConfig) else policy
+    return training_base(policy) if isinstance(policy, ContentConfig) else policy
 
 
 def sinks_of(policy: AnyPolicy) -> int:
@@ -322,12 +335,12 @@ def moving_slots(policy: AnyPolicy, slots: int) -> int:
             return sink
         case DeepSink(parts=parts):
             return parts.sink
-        case EmaSink() | RollingWindow() | Participative() | Retrieval() | Merging():
+        case EmaSink() | RollingWindow() | Participative() | Retrieval() | Merging() | Different():
             return slots
     return 0
 
 
-def policy_by_name(name: str, **sizes: Any) -> CacheConfig:
+def policy_by_name(name: str, **sizes: Any) -> CacheConfig | HeadWise:
     """`policy_by_name("window", window=16)`; unknown names and sizes are a ConfigError that lists the known ones."""
     kind = choose(POLICIES, name, "memory policy")
     types = {field.name: field.type for field in fields(kind)}

@@ -17,11 +17,12 @@ NOTE_TYPE = torch.float64
 
 
 def note_shape(criterion: Criterion, layers: int, heads: int, head_dim: int) -> tuple[int, ...]:
-    """Of one frame's note: per layer its queries and keys (participation) or keys alone (similarity, repetition), or its place."""
+    """Of one frame's note: per layer its queries and keys (participation) or keys alone (the three others), or its place."""
     shapes: dict[Criterion, tuple[int, ...]] = {
         "participation": (layers, 2, heads, head_dim),
         "similarity": (layers, 1, heads, head_dim),
         "repetition": (layers, 1, heads, head_dim),
+        "difference": (layers, 1, heads, head_dim),
         "place": (2,),
         "nothing": (0,),
     }
@@ -50,6 +51,24 @@ def repetition(keys: Tensor, positions: tuple[int, ...], before: Tensor, before_
     pairs = [(index, place.get(position - 1)) for index, position in enumerate(positions)]
     found = [missing if other is None else similarity(keys[index, None], before[other, None])[0] for index, other in pairs]
     return torch.stack(found)
+
+
+def difference(keys: Tensor, recent: int) -> Tensor:
+    """Farthest-first traversal of mean keys `[n, layer, head, D]`, oldest first: scores `[n]` that fall by 1 in the order of choice.
+
+    The last `recent` are chosen beforehand and score 0. Then always the one follows whose largest `similarity` to all that were chosen
+    before is smallest; of equal ones the oldest.
+    """
+    count = len(keys)
+    alike = torch.stack([similarity(keys, one[None]) for one in keys]).tolist()
+    scores, waiting = [0.0] * count, list(range(count - recent))
+    nearest = [max(alike[index][count - recent :], default=0.0) for index in waiting]
+    for place in range(len(waiting)):
+        chosen = min(waiting, key=lambda index: nearest[index])
+        waiting.remove(chosen)
+        scores[chosen] = -1.0 - place
+        nearest = [max(value, alike[index][chosen]) for index, value in enumerate(nearest)]
+    return torch.tensor(scores, dtype=NOTE_TYPE)
 
 
 def nearness(places: Tensor, place: Tensor) -> Tensor:

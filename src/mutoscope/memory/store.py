@@ -19,7 +19,7 @@ from mutoscope.core.errors import ConfigError
 from mutoscope.memory.archive import Archive, Shelved
 from mutoscope.memory.choosing import MIB, Criterion
 from mutoscope.memory.ledger import ChunkPlan, Ledger, SlotBlend, SlotSource
-from mutoscope.memory.policy import ChoosingConfig, PolicyConfig, archive_bytes, moving_slots, state_of
+from mutoscope.memory.policy import AnyPolicy, ChoosingConfig, LedgerConfig, archive_bytes, moving_slots, state_of
 from mutoscope.memory.scoring import NO_SCORER, NOTE_TYPE, Scorer, best_first, note_shape
 
 NOWHERE = -1  # no frame stands there: keys at it are turned anew before they are read
@@ -33,9 +33,14 @@ class CacheSpec:
     heads: int
     head_dim: int
     tokens: int
-    policy: PolicyConfig
+    policy: LedgerConfig
     max_chunk: int
     rows: int = 1
+
+    @property
+    def parts(self) -> tuple["CacheSpec", ...]:
+        """All heads share it (class HeadSpec is where they do not)."""
+        return (self,)
 
     @property
     def slots(self) -> int:
@@ -164,6 +169,16 @@ class MemoryStore:
         """Bytes held on the device; the archive on the host has its own."""
         return sum(tensor.numel() * tensor.element_size() for tensor in (*self.tensors, self.start))
 
+    @property
+    def host_bytes(self) -> int:
+        """Bytes held in the archive on the host."""
+        return self.archive.bytes
+
+    @property
+    def parts(self) -> tuple["MemoryStore", ...]:
+        """All heads share it (class HeadStore is where they do not)."""
+        return (self,)
+
     def clear(self, row: int) -> None:
         """Forget everything in a row. Its slots are not wiped: no plan reads a slot that was not written."""
         self.ledgers[row] = Ledger(self.spec.policy, self.spec.slots, num_shelves=self.ledgers[row].num_shelves)
@@ -239,16 +254,22 @@ class MemoryStore:
 
     def restore(self, parked: dict) -> None:
         """Bring a parked state back; the state itself stays usable. Another size or policy is a ConfigError."""
+        self.check_parked(parked)
+        for target, tensor in zip((*self.tensors, *self.archive.tensors), (*parked["tensors"], *parked["archive"]), strict=True):
+            target.copy_(tensor)
+        self.ledgers = [ledger.copy() for ledger in parked["ledgers"]]
+        self.positions = [dict(known) for known in parked["positions"]]
+        self.entered = list(parked["entered"])
+
+    def check_parked(self, parked: dict) -> None:
+        """Refuse a parked state of another size or policy."""
+        if "parts" in parked:
+            raise ConfigError(f"the parked memory is head-wise, and this one is not ({self.spec.policy}); use the same policy")
         targets, tensors = (*self.tensors, *self.archive.tensors), (*parked["tensors"], *parked["archive"])
         if [tuple(tensor.shape) for tensor in tensors] != [tuple(tensor.shape) for tensor in targets]:
             raise ConfigError("the parked memory is of another size than this one; use the same model, policy and chunk")
         if any(ledger.policy != self.spec.policy for ledger in parked["ledgers"]):
             raise ConfigError(f"the parked memory has another policy than this one ({self.spec.policy}); use the same policy")
-        for target, tensor in zip(targets, tensors, strict=True):
-            target.copy_(tensor)
-        self.ledgers = [ledger.copy() for ledger in parked["ledgers"]]
-        self.positions = [dict(known) for known in parked["positions"]]
-        self.entered = list(parked["entered"])
 
     def open_chunk(self, rows: slice, length: int) -> ChunkPlan:
         """Open the next chunk of rows whose ledgers agree; rows that differ in age need separate calls."""
@@ -323,7 +344,7 @@ class MemoryStore:
             ledger.commit()
 
 
-def asking_frames(policy: PolicyConfig, ledger: Ledger) -> tuple[int, ...]:
+def asking_frames(policy: AnyPolicy, ledger: Ledger) -> tuple[int, ...]:
     """The frames against which a policy that chooses by content holds its candidates."""
     return policy.asking(ledger.remembered) if isinstance(policy, ChoosingConfig) else ()
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from mutoscope.memory.kinds import MemoryWrites
-from mutoscope.memory.ledger import ChunkSources, layout
-from mutoscope.memory.policy import AnyPolicy
+from mutoscope.memory.ledger import ChunkSources, HeadSources, RowSources, layout
+from mutoscope.memory.policy import AnyMemory
 from mutoscope.models.attention import ClipLayout, Context, LastPasses, NoisyHalf, WholeClip
 from mutoscope.models.conditions import Conditions
+from mutoscope.models.heads import HeadLayouts, head_split
 from mutoscope.models.rope import rotations
-from mutoscope.models.rows import AnyContext, AnyLayout, RowLayouts, clean_half, noisy_half
+from mutoscope.models.rows import AnyContext, AnyLayout, RowLayout, RowLayouts, clean_half, noisy_half
 from mutoscope.models.transformer import VideoTransformer
 
 
@@ -26,7 +27,7 @@ def bidirectional(model: VideoTransformer, latents: Tensor, sigma: Tensor, condi
 
 
 def clip_layout(
-    model: VideoTransformer, policy: AnyPolicy, lengths: tuple[int, ...], device: torch.device | str, context: int = 0
+    model: VideoTransformer, policy: AnyMemory, lengths: tuple[int, ...], device: torch.device | str, context: int = 0
 ) -> ClipLayout:
     """The chunks of a clip with the key sources that `policy` gives each: the lists that streaming uses too.
 
@@ -35,12 +36,17 @@ def clip_layout(
     return _clip_layout(model, layout(policy, lengths), device, context)
 
 
-def played_layout(
-    model: VideoTransformer, sources: tuple[tuple[ChunkSources, ...], ...], device: torch.device | str, context: int = 0
-) -> AnyLayout:
+def played_layout(model: VideoTransformer, sources: tuple[RowSources, ...], device: torch.device | str, context: int = 0) -> AnyLayout:
     """The chunks of a rollout with what each of them read: one layout for all rows, or one per row where content decided."""
-    layouts = tuple(_clip_layout(model, row, device, context) for row in sources)
+    layouts = tuple(_row_layout(model, row, device, context) for row in sources)
     return layouts[0] if len(layouts) == 1 else RowLayouts(layouts)
+
+
+def _row_layout(model: VideoTransformer, row: RowSources, device: torch.device | str, context: int) -> RowLayout:
+    if not isinstance(row, HeadSources):
+        return _clip_layout(model, row, device, context)
+    parts = tuple(_clip_layout(model, part, device, context) for part in row.parts)
+    return HeadLayouts(head_split(row.groups, torch.device(device)), parts)
 
 
 def _clip_layout(model: VideoTransformer, chunks: tuple[ChunkSources, ...], device: torch.device | str, context: int) -> ClipLayout:

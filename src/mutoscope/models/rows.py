@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mutoscope.models.attention import Attend, CleanHalf, ClipLayout, Context, NoisyHalf
+from mutoscope.models.heads import HeadByHead, HeadContexts, HeadLayouts
 from mutoscope.models.recall import RecallLayer
 
 
@@ -34,7 +35,7 @@ class RowByRow:
 class RowContexts:
     """What the clean half of each row leaves for its noisy half."""
 
-    rows: tuple[Context, ...]
+    rows: tuple["RowContext", ...]
 
     def without_frames(self) -> "RowContexts":
         """Keys and values without gradient."""
@@ -45,24 +46,34 @@ class RowContexts:
 class RowLayouts:
     """A clip's chunks with the key sources of each row."""
 
-    rows: tuple[ClipLayout, ...]
+    rows: tuple["RowLayout", ...]
 
     def since(self, frame: int) -> "RowLayouts":
         """The chunks from `frame` on, for the noisy half alone."""
         return RowLayouts(tuple(row.since(frame) for row in self.rows))
 
 
-AnyLayout = ClipLayout | RowLayouts
-AnyContext = Context | RowContexts
+RowLayout = ClipLayout | HeadLayouts
+RowContext = Context | HeadContexts
+AnyLayout = RowLayout | RowLayouts
+AnyContext = RowContext | RowContexts
 
 
 def clean_half(clip: AnyLayout) -> tuple[Attend, AnyContext]:
     """How the clean half attends, and the context that it fills."""
-    if isinstance(clip, ClipLayout):
-        half = CleanHalf(clip)
+    if not isinstance(clip, RowLayouts):
+        return _clean_row(clip)
+    halves, contexts = zip(*map(_clean_row, clip.rows), strict=True)
+    return RowByRow(halves), RowContexts(contexts)
+
+
+def _clean_row(row: RowLayout) -> tuple[Attend, RowContext]:
+    """The same where there is no other row."""
+    if isinstance(row, ClipLayout):
+        half = CleanHalf(row)
         return half, half.context
-    halves = tuple(map(CleanHalf, clip.rows))
-    return RowByRow(halves), RowContexts(tuple(half.context for half in halves))
+    halves = tuple(map(CleanHalf, row.parts))
+    return HeadByHead(row.split, halves), HeadContexts(tuple(half.context for half in halves))
 
 
 def noisy_half(clip: AnyLayout, context: AnyContext) -> Attend:
@@ -70,6 +81,8 @@ def noisy_half(clip: AnyLayout, context: AnyContext) -> Attend:
     match clip, context:
         case ClipLayout(), Context():
             return NoisyHalf(clip, context)
+        case HeadLayouts(), HeadContexts():
+            return HeadByHead(clip.split, [NoisyHalf(part, past) for part, past in zip(clip.parts, context.parts, strict=True)])
         case RowLayouts(), RowContexts():
-            return RowByRow([NoisyHalf(row, past) for row, past in zip(clip.rows, context.rows, strict=True)])
+            return RowByRow([noisy_half(row, past) for row, past in zip(clip.rows, context.rows, strict=True)])
     raise TypeError("the context was encoded under another kind of layout")

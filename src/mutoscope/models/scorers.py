@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from mutoscope.core.shapes import TokenGrid
+from mutoscope.memory.choosing import Different
 from mutoscope.memory.policy import AnyPolicy, ChoosingConfig
-from mutoscope.memory.scoring import NO_SCORER, Scorer, nearness, participation, repetition, similarity
+from mutoscope.memory.scoring import NO_SCORER, NOTE_TYPE, Scorer, difference, nearness, participation, repetition, similarity
 from mutoscope.models.rope import rotate, rotations
 
 ONE_TOKEN = TokenGrid(1, 1)
@@ -63,6 +64,23 @@ class Repetition:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """The order in which frames are chosen for being unlike the `recent` newest and those that were chosen before them."""
+
+    recent: int
+
+    def asking(self, recent: Tensor, travelled: Tensor) -> Tensor:
+        """All frames."""
+        return recent
+
+    def scores(self, notes: Tensor, positions: tuple[int, ...], asking: Tensor, asking_positions: tuple[int, ...]) -> Tensor:
+        """Notes `[n, layer, 1, head, D]` -> `[n]`; what stands where no frame asks gets -inf."""
+        order = difference(asking.squeeze(2), self.recent).tolist()
+        chosen = dict(zip(asking_positions, order, strict=True))
+        return torch.tensor([chosen.get(position, -torch.inf) for position in positions], dtype=NOTE_TYPE)
+
+
+@dataclass(frozen=True)
 class Places:
     """Distances between places, in picture heights and widths; notes are where cameras stood. `step` `[2, action]` is learned."""
 
@@ -84,6 +102,8 @@ def place_of(travelled: Tensor, step: Tensor) -> Tensor:
 
 def make_scorer(policy: AnyPolicy, head_dim: int, step: Tensor) -> Scorer:
     """The scorer that a policy asks; `step` is empty where the model does not reckon places."""
+    if isinstance(policy, Different):
+        return Difference(policy.recent)
     match policy.criterion if isinstance(policy, ChoosingConfig) else "nothing":
         case "participation":
             return Participation(head_dim)

@@ -16,9 +16,10 @@ from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.shapes import LatentShape, TokenGrid, token_grid
 from mutoscope.memory.choosing import Retrieval
+from mutoscope.memory.head_store import AnySpec, AnyStore, HeadSpec, HeadStore, cache_spec
 from mutoscope.memory.kinds import StateConfig
 from mutoscope.memory.policy import PolicyConfig, state_of
-from mutoscope.memory.store import CacheSpec, MemoryStore
+from mutoscope.memory.store import MemoryStore
 from mutoscope.models.attention import Attend
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.recall import LearnedRecall, RecallLayer, learned_memories, recall_layer
@@ -63,13 +64,13 @@ class TransformerConfig:
         """Tokens of one frame."""
         return token_grid(self.latent, self.patch)
 
-    def cache(self, policy: PolicyConfig, max_chunk: int, rows: int = 1) -> CacheSpec:
+    def cache(self, policy: PolicyConfig, max_chunk: int, rows: int = 1) -> AnySpec:
         """The cache that this model needs under a policy; one that goes by places needs a model that reckons them."""
         if isinstance(policy, Retrieval) and policy.by == "place" and not self.travel:
             raise ConfigError(
                 "this model does not reckon where it stands (travel), and cannot find frames by their place; use by=similarity"
             )
-        return CacheSpec(self.num_layers, self.num_heads, self.head_dim, self.grid.tokens, policy, max_chunk, rows)
+        return cache_spec(self.num_layers, self.num_heads, self.head_dim, self.grid.tokens, policy, max_chunk, rows)
 
 
 class RMSNorm(nn.Module):
@@ -242,17 +243,20 @@ class VideoTransformer(nn.Module):
         """How far each action moves the camera, `[2, action]`; empty where the model does not reckon that."""
         return self.travel.step if self.config.travel else torch.empty(0)
 
-    def new_store(self, policy: PolicyConfig, max_chunk: int, rows: int, like: Tensor) -> MemoryStore:
+    def new_store(self, policy: PolicyConfig, max_chunk: int, rows: int, like: Tensor) -> AnyStore:
         """An empty store of this model under a policy, on the device and in the type of `like`; learned memories at their start."""
         if state_of(policy) != self.config.recall:
             raise ConfigError(
                 f"this model's learned memory is {self.config.recall or 'none'}, and the memory policy wants {state_of(policy) or 'none'}; "
                 "a learned memory is part of the weights: choose another cache beside it, or train one with that recipe"
             )
+        spec = self.config.cache(policy, max_chunk, rows)
+        scorers = [make_scorer(part.policy, self.config.head_dim, self.travel_step) for part in spec.parts]
+        if isinstance(spec, HeadSpec):
+            return HeadStore(spec, scorers, device=like.device, dtype=like.dtype)
         starts = [memory.start(1)[0] for memory in self.memories]
         start = torch.stack(starts) if starts else like.new_zeros(0)
-        spec, scorer = self.config.cache(policy, max_chunk, rows), make_scorer(policy, self.config.head_dim, self.travel_step)
-        return MemoryStore(spec, start.detach(), scorer, device=like.device, dtype=like.dtype)
+        return MemoryStore(spec, start.detach(), scorers[0], device=like.device, dtype=like.dtype)
 
     def forward(self, latents: Tensor, sigma: Tensor, conditions: Conditions, attend: Attend) -> Tensor:
         """latents `[B, F, C, H, W]`, sigma `[B, F]` -> velocity of the latents' shape."""

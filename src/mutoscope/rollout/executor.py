@@ -12,12 +12,14 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.shapes import TokenGrid
+from mutoscope.memory.head_store import AnyStore, HeadStore
 from mutoscope.memory.kinds import WrittenFrom
-from mutoscope.memory.ledger import ChunkPlan
+from mutoscope.memory.ledger import AnyPlan, ChunkPlan
 from mutoscope.memory.scoring import token_sums
 from mutoscope.memory.store import MemoryStore
-from mutoscope.models.attention import Turns
+from mutoscope.models.attention import Attend, Turns
 from mutoscope.models.conditions import Conditions
+from mutoscope.models.heads import HeadByHead, head_split
 from mutoscope.models.recall import RecallLayer
 from mutoscope.models.rope import rotate, rotations
 from mutoscope.models.scorers import place_of
@@ -36,9 +38,9 @@ class Pass:
     into a learned memory (WRITERS).
     """
 
-    store: MemoryStore
+    store: AnyStore
     rows: slice
-    plan: ChunkPlan
+    plan: AnyPlan
     latents: Tensor
     sigma: float
     conditions: Conditions
@@ -48,6 +50,11 @@ class Pass:
     def commits(self) -> bool:
         """Whether what it writes stays: it is the last one of its chunk."""
         return self.kind in ("commit", "real")
+
+    @property
+    def parts(self) -> list[tuple[MemoryStore, ChunkPlan]]:
+        """Store and plan of each group of heads; most memories have but one for all heads."""
+        return list(zip(self.store.parts, self.plan.parts, strict=True))
 
 
 WRITERS: dict[WrittenFrom, tuple[PassKind, ...]] = {"commit": ("commit", "real"), "last pass": ("last", "real")}
@@ -62,74 +69,74 @@ Planner = Generator[Pass, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Segment:
-    """A pass's part of the batch, with the turns of its tokens and how many tokens it reads."""
+    """Attention of a pass, or of its part for one group of heads: write the chunk's keys and values into its slots, read slots as views.
 
-    batch: slice
+    Nothing is copied. `turns` are those of the chunk's tokens; the first `reads` tokens of the slots are read, but for `hidden` ones.
+    """
+
     item: Pass
+    store: MemoryStore
+    plan: ChunkPlan
     turns: Turns
     reads: int
     hidden: Tensor | None
 
-    @property
-    def first_row(self) -> int:
-        """Its first row in the store."""
-        return self.item.rows.start
-
-
-class Streaming:
-    """Attention over a store: write the chunk's keys and values into its slots, read the slots as views. Nothing is copied."""
-
-    def __init__(self, segments: list[Segment]) -> None:
-        self.segments = segments
-
-    def placed(self, place: Tensor) -> "Streaming":
-        """The same passes, turned to places too."""
-        return Streaming([replace(segment, turns=segment.turns.placed(place[segment.batch])) for segment in self.segments])
+    def placed(self, place: Tensor) -> "Segment":
+        """The same pass, turned to places too."""
+        return replace(self, turns=self.turns.placed(place))
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        outputs = [self._attend(layer, segment, queries, keys, values) for segment in self.segments]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-
-    def _attend(self, layer: int, segment: Segment, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        store, rows, part, turns = segment.item.store, segment.item.rows, segment.batch, segment.turns
-        original = rotate(keys[part], turns.place) if store.spec.moving_slots and turns.place is not None else keys[part]
-        store.write(layer, rows, segment.item.plan.write_slots, original, rotate(keys[part], turns.whole), values[part])
-        if segment.item.commits and store.spec.note_bytes:
-            note_layer(layer, segment.item, turns, queries[part], keys[part])
-        past_keys, past_values = store.keys[layer, rows, :, : segment.reads], store.values[layer, rows, :, : segment.reads]
-        return scaled_dot_product_attention(rotate(queries[part], turns.whole), past_keys, past_values, attn_mask=segment.hidden)
+        store, rows, turns = self.store, self.item.rows, self.turns
+        original = rotate(keys, turns.place) if store.spec.moving_slots and turns.place is not None else keys
+        store.write(layer, rows, self.plan.write_slots, original, rotate(keys, turns.whole), values)
+        if self.item.commits and store.spec.note_bytes:
+            note_layer(layer, self, queries, keys)
+        past_keys, past_values = store.keys[layer, rows, :, : self.reads], store.values[layer, rows, :, : self.reads]
+        return scaled_dot_product_attention(rotate(queries, turns.whole), past_keys, past_values, attn_mask=self.hidden)
 
     def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Each pass writes and reads as its kind does; a commit reads what it wrote, a last pass what the chunks before it did."""
-        parts = [segment.batch for segment in self.segments]
-        read = [
-            self._recall(layer, segment, memory, queries[part], keys[part], values[part])
-            for segment, part in zip(self.segments, parts, strict=True)
-        ]
-        return read[0] if len(read) == 1 else torch.cat(read)
-
-    def _recall(self, layer: int, segment: Segment, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        if segment.item.kind != "last":
-            self._write(layer, segment, memory, keys, values)
-        recalled = self._read(layer, segment, memory, queries)
-        if segment.item.kind == "last":
-            self._write(layer, segment, memory, keys, values)
+        """A pass writes and reads as its kind does; a commit reads what it wrote, a last pass what the chunks before it did."""
+        if self.item.kind != "last":
+            self._write(layer, memory, keys, values)
+        recalled = self._read(layer, memory, queries)
+        if self.item.kind == "last":
+            self._write(layer, memory, keys, values)
         return recalled
 
-    def _write(self, layer: int, segment: Segment, memory: RecallLayer, keys: Tensor, values: Tensor) -> None:
-        store, rows, turn, item = segment.item.store, segment.item.rows, segment.turns.timeless, segment.item
-        if item.kind not in WRITERS[memory.written_from]:
+    def _write(self, layer: int, memory: RecallLayer, keys: Tensor, values: Tensor) -> None:
+        store, rows, turn = self.store, self.item.rows, self.turns.timeless
+        if self.item.kind not in WRITERS[memory.written_from]:
             return
         if memory.written_at == "eviction":
-            store.await_eviction(layer, rows, item.plan.write_slots, keys, values, turn)
+            store.await_eviction(layer, rows, self.plan.write_slots, keys, values, turn)
         else:
             store.states[layer, rows] = memory.writer()(store.states[layer, rows], memory.address(keys, turn), values)
 
-    def _read(self, layer: int, segment: Segment, memory: RecallLayer, queries: Tensor) -> Tensor:
-        store, rows, item = segment.item.store, segment.item.rows, segment.item
-        if item.kind not in READERS[memory.written_from]:
+    def _read(self, layer: int, memory: RecallLayer, queries: Tensor) -> Tensor:
+        store, rows = self.store, self.item.rows
+        if self.item.kind not in READERS[memory.written_from]:
             return torch.zeros_like(queries)
-        return memory.read(store.states[layer, rows], memory.address(queries, segment.turns.timeless)).to(queries.dtype)
+        return memory.read(store.states[layer, rows], memory.address(queries, self.turns.timeless)).to(queries.dtype)
+
+
+class Streaming:
+    """Attention of several passes in one forward, each on its part of the batch."""
+
+    def __init__(self, passes: list[tuple[slice, Attend]]) -> None:
+        self.passes = passes
+
+    def placed(self, place: Tensor) -> "Streaming":
+        """The same passes, turned to places too."""
+        return Streaming([(part, attend.placed(place[part])) for part, attend in self.passes])
+
+    def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        outputs = [attend(layer, queries[part], keys[part], values[part]) for part, attend in self.passes]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """What each pass recalls."""
+        read = [attend.recall(layer, memory, queries[part], keys[part], values[part]) for part, attend in self.passes]
+        return read[0] if len(read) == 1 else torch.cat(read)
 
 
 @dataclass(frozen=True)
@@ -144,29 +151,37 @@ class Executor:
         if len({item.plan.chunk.length for item in passes}) != 1:
             raise ConfigError("passes of different chunk lengths cannot share a forward")
         _check_apart(passes)
-        segments, first = [], 0
+        attends: list[tuple[slice, Attend]] = []
+        first = 0
         for item in passes:
-            remember_evicted(self.model, item)
-            place_moved(self.model, item)
-            note_places(self.model, item)
+            for store, plan in item.parts:
+                remember_evicted(self.model, store, plan, item.rows)
+                place_moved(self.model, store, plan, item.rows)
+                note_places(self.model, store, plan, item)
             size = item.latents.shape[0]
-            segments.append(self._segment(item, slice(first, first + size)))
+            attends.append((slice(first, first + size), self._attend(item)))
             first += size
         latents = torch.cat([item.latents for item in passes]) if len(passes) > 1 else passes[0].latents
         sigma = torch.cat([item.latents.new_full(item.latents.shape[:2], item.sigma) for item in passes])
-        velocity = self.model(latents, sigma, _stack([item.conditions for item in passes]), Streaming(segments))
-        return [velocity[segment.batch] for segment in segments]
+        velocity = self.model(latents, sigma, _stack([item.conditions for item in passes]), Streaming(attends))
+        return [velocity[part] for part, _ in attends]
 
-    def _segment(self, item: Pass, batch: slice) -> Segment:
+    def _attend(self, item: Pass) -> Attend:
+        segments = [self._segment(item, store, plan) for store, plan in item.parts]
+        if isinstance(item.store, HeadStore):
+            return HeadByHead(head_split(item.store.groups, item.latents.device), segments)
+        return segments[0]
+
+    def _segment(self, item: Pass, store: MemoryStore, plan: ChunkPlan) -> Segment:
         config, device = self.model.config, item.latents.device
-        slots = item.plan.read_slots
+        slots = plan.read_slots
         highest = max(slots) + 1
-        biases = {source.slot: source.bias for source in item.plan.sources if source.bias}
+        biases = {source.slot: source.bias for source in plan.sources if source.bias}
         hidden = None if len(slots) == highest else slot_mask(slots, highest, config.grid.tokens, device)
         if biases:
             hidden = slot_biases(slots, biases, highest, config.grid.tokens).to(item.latents)
-        turns = chunk_turns(item.plan.position, item.plan.chunk.length, config.grid, config.head_dim, item.latents.dtype, device)
-        return Segment(batch, item, turns, highest * config.grid.tokens, hidden)
+        turns = chunk_turns(plan.position, plan.chunk.length, config.grid, config.head_dim, item.latents.dtype, device)
+        return Segment(item, store, plan, turns, highest * config.grid.tokens, hidden)
 
 
 @lru_cache(maxsize=32)
@@ -192,32 +207,30 @@ def slot_biases(slots: tuple[int, ...], biases: dict[int, float], highest: int, 
     return added.repeat_interleave(tokens)[None]
 
 
-def note_layer(layer: int, item: Pass, turns: Turns, queries: Tensor, keys: Tensor) -> None:
+def note_layer(layer: int, segment: Segment, queries: Tensor, keys: Tensor) -> None:
     """What a scorer will want to know of a committed chunk's frames, from one layer's unrotated queries and keys."""
-    length, slots = item.plan.chunk.length, item.plan.write_slots
-    match item.store.spec.criterion:
+    store, turns, length, slots = segment.store, segment.turns, segment.plan.chunk.length, segment.plan.write_slots
+    match store.spec.criterion:
         case "participation":
             parts = [rotate(queries, turns.timeless), rotate(keys, turns.timeless)]
-        case "similarity" | "repetition":
+        case "similarity" | "repetition" | "difference":
             parts = [keys]
         case _:
             return
-    item.store.note_layer(layer, item.rows, slots, torch.stack([token_sums(part, length) for part in parts], dim=2))
+    store.note_layer(layer, segment.item.rows, slots, torch.stack([token_sums(part, length) for part in parts], dim=2))
 
 
-def note_places(model: VideoTransformer, item: Pass) -> None:
+def note_places(model: VideoTransformer, store: MemoryStore, plan: ChunkPlan, item: Pass) -> None:
     """Where the camera stood in a committed chunk's frames."""
-    if item.commits and item.store.spec.criterion == "place":
-        places = place_of(item.conditions.travelled(), model.travel_step)
-        item.store.note(item.rows, item.plan.write_slots, places)
+    if item.commits and store.spec.criterion == "place":
+        store.note(item.rows, plan.write_slots, place_of(item.conditions.travelled(), model.travel_step))
 
 
-def remember_evicted(model: VideoTransformer, item: Pass) -> None:
+def remember_evicted(model: VideoTransformer, store: MemoryStore, plan: ChunkPlan, rows: slice) -> None:
     """Frames that left the cache enter sinks and learned memories, in all layers, while they still lie in their slots."""
-    store, rows = item.store, item.rows
-    evicted = store.take_evicted(rows, item.plan)
+    evicted = store.take_evicted(rows, plan)
     frames = {source.frame for source in evicted}
-    for blend in item.plan.blends if store.spec.criterion == "nothing" else ():
+    for blend in plan.blends if store.spec.criterion == "nothing" else ():
         if blend.blend.frame in frames:
             store.blend(rows, blend)
     for source in evicted if store.spec.waiting_slots else ():
@@ -226,18 +239,18 @@ def remember_evicted(model: VideoTransformer, item: Pass) -> None:
             store.states[layer, rows] = memory.writer()(store.states[layer, rows], memory.address(keys, turn), values)
 
 
-def place_moved(model: VideoTransformer, item: Pass) -> None:
+def place_moved(model: VideoTransformer, store: MemoryStore, plan: ChunkPlan, rows: slice) -> None:
     """Rotate sinks that now stand elsewhere, in all layers at once, from their originals; note where everything stands.
 
     Its seconds are added to the store's `moving_seconds`; on CUDA that is the time to queue the work.
     """
-    store, config, rows, began = item.store, model.config, range(*item.rows.indices(item.store.spec.rows)), time.perf_counter()
-    for slot, position in store.moved(rows[0], item.plan):
+    config, numbers, began = model.config, range(*rows.indices(store.spec.rows)), time.perf_counter()
+    for slot, position in store.moved(numbers[0], plan):
         rotation = rotations(torch.tensor([position], device=store.keys.device), config.grid, config.head_dim, store.keys.dtype)
         span = store.span(slot)
-        store.keys[:, item.rows, :, span] = rotate(store.originals[:, item.rows, :, span], rotation)
-    for row in rows:
-        store.note_positions(row, item.plan)
+        store.keys[:, rows, :, span] = rotate(store.originals[:, rows, :, span], rotation)
+    for row in numbers:
+        store.note_positions(row, plan)
     store.moving_seconds += time.perf_counter() - began
 
 

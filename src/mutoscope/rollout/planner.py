@@ -11,9 +11,9 @@ from typing import Literal
 from torch import Tensor
 
 from mutoscope.core.errors import ConfigError
-from mutoscope.memory.ledger import ChunkPlan
-from mutoscope.memory.policy import AnyPolicy, ChoosingConfig
-from mutoscope.memory.store import MemoryStore
+from mutoscope.memory.head_store import AnyStore
+from mutoscope.memory.ledger import AnyPlan
+from mutoscope.memory.policy import AnyMemory, ContentConfig
 from mutoscope.models.conditions import Conditions
 from mutoscope.objectives.guidance import guide
 from mutoscope.rollout.executor import Pass, PassKind, Planner
@@ -26,7 +26,7 @@ Noise = Callable[[int, int], Tensor]
 class Trace:
     """What a training rollout leaves for its replay: per chunk the plan, and the input and sigma of its exit step."""
 
-    plans: list[ChunkPlan] = field(default_factory=list)
+    plans: list[AnyPlan] = field(default_factory=list)
     inputs: list[Tensor] = field(default_factory=list)
     sigmas: list[float] = field(default_factory=list)
 
@@ -35,19 +35,19 @@ class Trace:
 class ChunkJob:
     """A chunk to generate: where, how long, under which conditions, from which noise."""
 
-    store: MemoryStore
+    store: AnyStore
     rows: slice
     length: int
     conditions: Conditions
     noise: Noise
 
 
-def row_groups(policy: AnyPolicy, rows: int) -> list[slice]:
+def row_groups(policy: AnyMemory, rows: int) -> list[slice]:
     """Rows that remember the same frames, and so share their passes: all of them, but one by one where content decides."""
-    return [slice(row, row + 1) for row in range(rows)] if isinstance(policy, ChoosingConfig) else [slice(0, rows)]
+    return [slice(row, row + 1) for row in range(rows)] if isinstance(policy, ContentConfig) else [slice(0, rows)]
 
 
-def open_chunk(store: MemoryStore, rows: slice, length: int, conditions: Conditions) -> ChunkPlan:
+def open_chunk(store: AnyStore, rows: slice, length: int, conditions: Conditions) -> AnyPlan:
     """Open the next chunk of a group of rows; `conditions` are the chunk's own, which say where it leads."""
     if store.spec.criterion == "nothing":
         return store.open_chunk(rows, length)
@@ -56,7 +56,7 @@ def open_chunk(store: MemoryStore, rows: slice, length: int, conditions: Conditi
     return store.choose_chunk(rows.start, length, conditions.travelled()[0, -1])
 
 
-def row_jobs(store: MemoryStore, groups: Sequence[slice], length: int, conditions: Conditions, noise: Noise) -> list[ChunkJob]:
+def row_jobs(store: AnyStore, groups: Sequence[slice], length: int, conditions: Conditions, noise: Noise) -> list[ChunkJob]:
     """A chunk of all rows as one job per group; a draw of noise is made once and shared out: it does not depend on groups."""
     drawn = lru_cache(maxsize=2)(noise)
 
@@ -108,7 +108,7 @@ def euler_chunk(job: ChunkJob, grid: tuple[float, ...], guidance: float) -> Plan
 
 
 def commit_chunk(
-    store: MemoryStore, rows: slice, clean: Tensor, conditions: Conditions, kind: Literal["commit", "real"] = "commit"
+    store: AnyStore, rows: slice, clean: Tensor, conditions: Conditions, kind: Literal["commit", "real"] = "commit"
 ) -> Planner:
     """The pass at sigma 0 that writes a finished chunk into memory, or with kind "real" one that nobody denoised. Returns the chunk."""
     plan = open_chunk(store, rows, clean.shape[1], conditions)

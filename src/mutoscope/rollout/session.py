@@ -102,7 +102,7 @@ class Session:
     @property
     def host_bytes(self) -> int:
         """Bytes of the archive on the host, for a memory that brings frames back: the same for ever too."""
-        return self.store.archive.bytes
+        return self.store.host_bytes
 
     @property
     def memory_seconds(self) -> float:

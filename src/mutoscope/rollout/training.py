@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mutoscope.memory.ledger import ChunkPlan, ChunkSources, chunk_lengths, sources_of
+from mutoscope.memory.ledger import AnyPlan, RowSources, chunk_lengths, row_sources
 from mutoscope.memory.policy import PolicyConfig
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.transformer import VideoTransformer
@@ -40,7 +40,7 @@ class Rollout:
     generated: Tensor
     lengths: tuple[int, ...]
     context: int
-    sources: tuple[tuple[ChunkSources, ...], ...]
+    sources: tuple[RowSources, ...]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def roll_out(model: VideoTransformer, plan: RolloutPlan, real: Tensor, condition
     store, executor = model.new_store(plan.policy, plan.chunk_frames, batch, real), Executor(model)
     groups = row_groups(plan.policy, batch)
     clean, noisy, sigma, start = real.clone(), real.clone(), real.new_zeros(batch, frames), 0
-    plans: list[list[ChunkPlan]] = [[] for _ in groups]
+    plans: list[list[AnyPlan]] = [[] for _ in groups]
     for index, length in enumerate(lengths):
         stop = start + length
         jobs = row_jobs(store, groups, length, conditions.frames(start, stop), noise)
@@ -92,5 +92,4 @@ def roll_out(model: VideoTransformer, plan: RolloutPlan, real: Tensor, condition
         start = stop
     generated = real.new_ones(batch, frames)
     generated[:, : plan.context] = 0
-    sources = tuple(tuple(map(sources_of, planned)) for planned in plans)
-    return Rollout(clean, noisy, sigma, generated, lengths, plan.context, sources)
+    return Rollout(clean, noisy, sigma, generated, lengths, plan.context, tuple(map(row_sources, plans)))

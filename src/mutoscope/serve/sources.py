@@ -7,7 +7,7 @@ import numpy as np
 
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.world import ActionSpec, WorldSpec
-from mutoscope.memory.contents import slot_contents
+from mutoscope.memory.contents import most_frames, shelved_frames, slot_contents
 from mutoscope.serve.scheduler import Durations
 from mutoscope.serve.strip import Strip, Thumbnails
 
@@ -92,9 +92,9 @@ class LearnedSource:
         pixels = self._session.step(action)
         self._thumbnails.note(first, self._session.num_frames - first, pixels)
         # Where no page asks for strips, pictures of frames that are gone must not pile up.
-        ledger = self._session.store.ledgers[0]
-        if len(self._thumbnails) > 2 * (ledger.num_slots + ledger.num_shelves):
-            self._thumbnails.keep(slot_contents(self._session.store), ledger.shelf_of)
+        store = self._session.store
+        if len(self._thumbnails) > 2 * most_frames(store):
+            self._thumbnails.keep(slot_contents(store), shelved_frames(store))
         return pixels
 
     def commit(self) -> None:
@@ -108,7 +108,7 @@ class LearnedSource:
     def strip(self) -> Strip:
         """The session's slots, with the pictures that were shown of them and those of the start's context."""
         slots = slot_contents(self._session.store)
-        self._thumbnails.keep(slots, self._session.store.ledgers[0].shelf_of)
+        self._thumbnails.keep(slots, shelved_frames(self._session.store))
         return Strip(slots, self._thumbnails.coded(), self._session.codec.temporal_stride / self.world.content_rate)
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ from typing import Literal
 from mutoscope.core.config import added_later
 from mutoscope.core.errors import CapacityError, ConfigError
 from mutoscope.core.shapes import rope_split
+from mutoscope.memory.heads import HeadWise
 from mutoscope.memory.kinds import MemoryWrites
 from mutoscope.memory.ledger import chunk_lengths, layout
 from mutoscope.memory.policy import PolicyConfig, integer_base, state_of
@@ -261,11 +262,13 @@ class RunConfig:
         return self.clip_frames + (stage.frames_beyond_clip if isinstance(stage, MatchingStage) else 0)
 
     def _check_memory(self, stage: StageConfig, lengths: tuple[int, ...]) -> None:
-        """A stage's own memory holds its chunks and clips, and stands beside the learned memory of the run."""
+        """A stage's own memory holds its chunks and clips, stands beside the learned memory of the run, and names heads that there are."""
         memory = self.memory_of(stage)
         if state_of(memory) != state_of(self.memory):
             raise ConfigError(f"stage '{stage.name}': its memory has another learned memory than the run's, which is part of the weights")
         memory.capacity(self.chunk_frames)
+        if isinstance(memory, HeadWise):
+            memory.groups(self.model.num_layers, self.model.num_heads)
         layout(integer_base(memory), lengths)
 
     def memory_of(self, stage: StageConfig) -> PolicyConfig:
