@@ -5,7 +5,6 @@ from dataclasses import replace
 from mutoscope.memory.policy import Window
 from mutoscope.train.config import (
     AutoregressiveStage,
-    AverageStage,
     BidirectionalStage,
     CodecStage,
     ConsistencyStage,
@@ -44,22 +43,8 @@ def doom_basic() -> RunConfig:
 
 
 def doom_cover() -> RunConfig:
-    """Rung (a) again: the plain room of the scenario `take_cover`, whose flat floor and large bricks a small model learns soonest.
-
-    Its 2-step student is the mean of three: one matched on rollouts as long as clips follows keys best, those on longer ones play on best.
-    """
+    """Rung (a) again: the plain room of the scenario `take_cover`, whose flat floor and large bricks a small model learns soonest."""
     base = doom_basic()
-    matching = MatchingStage(
-        "matching-2-clips",
-        "consistency",
-        "bidirectional",
-        UpdateConfig(600, 8, 3e-5, average=0.98, save_every=100),
-        student_steps=2,
-        critic_learning_rate=2e-4,
-        student_every=3,
-        guidance=2.0,
-        average_from=10,
-    )
     return replace(
         base,
         name="doom-cover",
@@ -75,15 +60,19 @@ def doom_cover() -> RunConfig:
             BidirectionalStage("bidirectional", UpdateConfig(5000, 8, 1e-3, average=0.995, save_every=500)),
             AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(4500, 8, 1e-3, average=0.995, save_every=500)),
             ConsistencyStage("consistency", "autoregressive", UpdateConfig(500, 8, 1e-4, average=0.99), guidance=1.5),
-            matching,
-            replace(matching, name="matching-2-far", frames_beyond_clip=24),
-            replace(
-                matching, name="matching-2-long", frames_beyond_clip=12, rollouts="shared", update=replace(matching.update, updates=1500)
-            ),
-            AverageStage("matching-2", ("matching-2-clips", "matching-2-far", "matching-2-long")),
             *(
-                replace(matching, name=f"matching-{steps}", student_steps=steps, update=replace(matching.update, updates=150))
-                for steps in (1, 4)
+                MatchingStage(
+                    f"matching-{steps}",
+                    "consistency",
+                    "bidirectional",
+                    UpdateConfig(updates, 8, 3e-5, average=0.98, save_every=100),
+                    student_steps=steps,
+                    critic_learning_rate=2e-4,
+                    student_every=3,
+                    guidance=2.0,
+                    average_from=10,
+                )
+                for steps, updates in ((2, 600), (1, 150), (4, 150))
             ),
         ),
     )
