@@ -89,9 +89,18 @@ def test_what_is_kept_is_bounded():
 
 
 def test_broken_twin_that_keeps_rollouts_over_a_move_is_found(monkeypatch):
+    """The same clips and draws, but what the first student made of the first ones is played for ever."""
     honest, source = make_stage(KIND)
     run_updates(honest, source, range(4))
     twin, _ = make_stage(KIND)
-    monkeypatch.setattr(twin, "clips", lambda turn, update: ("rollout", 0), raising=False)
+    counted, first = Rollouts(monkeypatch), []
+
+    def stale(batch):
+        if not first:
+            first.append(twin._rollout(batch))
+        return first[0]
+
+    monkeypatch.setattr(twin, "_shared_rollout", stale)
     run_updates(twin, source, range(4))
+    assert len(counted.made) == 1, "two moves of the student need two"
     assert different(everything(honest), everything(twin)) != []

@@ -1,6 +1,8 @@
 """What a stage shows while it trains: curves, and a video of real clips beside generated ones under the same actions."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,19 +47,24 @@ def draw_samples(chain: "Chain", stage: StageConfig, run_stage: StageRun, codec:
         real, made = real[:, :length], sample_whole_clips(chain, run_stage, codec, conditions.frames(0, length))
     else:
         made = continue_clips(chain, stage, run_stage.learners["model"].average, codec, batch)
-    try:
+    with absent_packages_named(folder):
         save_pictures(folder, real, made, chain.train_data.world.content_rate, update)
         plot_curves(folder / "metrics.jsonl", folder / "curves.png")
-    except MissingPackageError as error:
-        (folder / "pictures-missing.txt").write_text(f"{error}\n", encoding="utf-8")
 
 
 def draw_average(chain: "Chain", stage: StageConfig, model: VideoTransformer, codec: ConvCodec) -> None:
     """The samples of a stage that made no updates, and so has no curves."""
     folder, batch = chain.folder / stage.name, sample_clips(chain, stage)
     real, made = np.ascontiguousarray(batch.arrays["frames"]), continue_clips(chain, stage, model, codec, batch)
-    try:
+    with absent_packages_named(folder):
         save_pictures(folder, real, made, chain.train_data.world.content_rate, 0)
+
+
+@contextmanager
+def absent_packages_named(folder: Path) -> Iterator[None]:
+    """Pictures that need a package which is not there are left out, and a file says so."""
+    try:
+        yield
     except MissingPackageError as error:
         (folder / "pictures-missing.txt").write_text(f"{error}\n", encoding="utf-8")
 

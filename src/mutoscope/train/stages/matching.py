@@ -87,10 +87,9 @@ class MatchingRun:
         def noise(frame: int, draw: int) -> Tensor:
             return batch.clip_draws.normal(f"rollout/{frame}/{draw}", self.run.chunk_frames, *size)
 
-        plan, student, device = self.rollout_plan(batch.clip_draws), self.learners["model"].module, batch.clean.device.type
         # A processor plays in float32, and gains nothing from bfloat16 for products as small as one frame's.
-        with torch.autocast(device, enabled=device != "cpu" and torch.is_autocast_enabled(device)):
-            return roll_out(student, plan, batch.clean, batch.conditions, noise)
+        with torch.autocast("cpu", enabled=False):
+            return roll_out(self.learners["model"].module, self.rollout_plan(batch.clip_draws), batch.clean, batch.conditions, noise)
 
     def _sigma(self, draws: Draws) -> Tensor:
         """Uniform, shifted, clamped to [.02, .98]; the same for all frames of a clip."""
