@@ -9,6 +9,7 @@ from torch import Tensor
 from mutoscope.memory.choosing import Different, Merging, Participative, Retrieval
 from mutoscope.memory.heads import HeadWise
 from mutoscope.memory.policy import SinkWindow
+from mutoscope.models.attention import Place
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.rope import rotate, rotations
 from mutoscope.models.transformer import VideoTransformer
@@ -82,9 +83,9 @@ class ListPlayer:
         """x rotated to the positions of its frames."""
         return rotate(x, rotations(torch.tensor(positions), self.model.config.grid, self.model.config.head_dim, x.dtype))
 
-    def placed(self, place: Tensor) -> "ListPlayer":
+    def placed(self, place: Place) -> "ListPlayer":
         """Queries and keys are first turned to their places."""
-        self.place = place
+        self.place = place.rotation
         return self
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -189,7 +190,7 @@ class HeadPlayer:
         """What each group reads."""
         return [part.open(frames, conditions) for part in self.parts]
 
-    def placed(self, place: Tensor) -> "HeadPlayer":
+    def placed(self, place: Place) -> "HeadPlayer":
         """Every group is turned to places."""
         for part in self.parts:
             part.placed(place)

@@ -87,7 +87,16 @@ def test_what_has_left_memory_is_new_again():
 def test_moves_are_measured_to_the_pixel():
     wide = render_tiles(np.random.default_rng(2).integers(0, 8, size=(8, 8)))
     frames = np.stack([wide[8:40, 8:40], wide[13:45, 8:40], wide[13:45, 5:37]])
-    assert measured_moves(frames, 12).tolist() == [[5, 0], [0, -3]]
+    assert measured_moves(frames, (12, 12)).tolist() == [[5, 0], [0, -3]]
+
+
+def test_a_picture_of_one_row_of_tiles_moves_sideways():
+    """The reach is that of each axis: what is one tile high can still be seen to move by a whole tile."""
+    true = np.random.default_rng(3).integers(0, 8, size=(1, 12))
+    position = np.array([[0, 0], [0, 1], [0, 2], [0, 1]])
+    frames = np.stack([render_tiles(true[:, column : column + 4]) for _, column in position])
+    assert position_error(frames, position, 8).tolist() == [0, 0, 0]
+    assert position_error(frames[[0, 0, 0, 0]], position, 8).tolist() == [1, 2, 1]
 
 
 def test_chance_is_what_guessing_at_the_true_frequencies_gives():

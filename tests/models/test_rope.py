@@ -9,7 +9,16 @@ from torch import Tensor
 
 from mutoscope.core.shapes import TokenGrid, rope_split
 from mutoscope.core.streams import normal, stream
-from mutoscope.models.rope import THETA, axis_angles, rotate, rotations, travel_rotations
+from mutoscope.models.rope import (
+    THETA,
+    address_turns,
+    axis_angles,
+    rotate,
+    rotations,
+    screen_addresses,
+    travel_addresses,
+    travel_rotations,
+)
 
 GRID, HEAD = TokenGrid(3, 5), 16
 
@@ -98,3 +107,39 @@ def test_far_travel_is_exact():
     turned = travel_rotations(step, GRID, HEAD) * travel_rotations(far, GRID, HEAD).conj()
     near = travel_rotations(torch.tensor([[[0.25, 0.0]]], dtype=torch.float64), GRID, HEAD)
     assert torch.allclose(turned, near, atol=1e-6)
+
+
+def overlap(turns: Tensor) -> Tensor:
+    """What equal keys at several places `[place, pair]` say of each other: 1 for the same key."""
+    return (turns[:, None] * turns.conj()).real.mean(-1)
+
+
+def on_a_path() -> Tensor:
+    """Sixteen tokens to the right, in each of two rows."""
+    return torch.tensor([[row, column] for row in range(2) for column in range(16)], dtype=torch.float64)
+
+
+def test_equal_keys_at_different_places_are_different_addresses():
+    for head, most in ((32, 0.7), (64, 0.05), (128, 0.05)):
+        apart = overlap(address_turns(on_a_path(), head, torch.float64)).fill_diagonal_(0).abs()
+        assert apart.max() < most and apart.mean() < 0.05
+        assert apart[:16, :16].max() < 1e-12  # along a row, as far as there are pairs
+
+
+def test_addresses_broken_twin_rotary_positions_hardly_differ():
+    """The reason for addresses: as a token's rotary position, places are alike wherever they are."""
+    turns = rotations(torch.zeros(1), TokenGrid(2, 16), 64, torch.float64)
+    assert overlap(turns).min() > 0.6
+
+
+def test_an_address_in_the_world_is_where_the_camera_moved_it():
+    grid, still = TokenGrid(3, 4), screen_addresses(1, TokenGrid(3, 4), 24, torch.float64, torch.device("cpu"))
+    place = torch.tensor([[[1 / 3, -2 / 4]]], dtype=torch.float64)
+    moved = (travel_addresses(place, grid, 24, torch.float64)[0, 0] * still).view(3, 4, 12)
+    assert torch.allclose(moved[:-1, 2:], still.view(3, 4, 12)[1:, :-2], atol=1e-12)
+    assert not torch.allclose(moved[1:, 2:], still.view(3, 4, 12)[:-1, :-2], atol=1e-3)
+
+
+def test_far_addresses_are_exact():
+    far, near = (address_turns(torch.tensor([[row, 3.0]], dtype=torch.float64), 32) for row in (1e6 + 0.25, 1e6))
+    assert torch.allclose(far * near.conj(), address_turns(torch.tensor([[0.25, 0.0]], dtype=torch.float64), 32), atol=1e-6)

@@ -14,11 +14,11 @@ from fakes import ALL_POLICIES, LAST_PASS, STATEFUL, model_for, tiny_conditions,
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.streams import normal, stream
 from mutoscope.memory.ledger import ChunkSources, chunk_lengths, layout
-from mutoscope.models.attention import ClipLayout, Context
+from mutoscope.models.attention import ClipLayout, Context, Place
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.denoise import clip_layout, denoise_given_context, denoise_last, encode_context, replay, replay_since
 from mutoscope.models.recall import RecallLayer
-from mutoscope.models.rope import rotate, rotations
+from mutoscope.models.rope import rotate, rotations, screen_addresses
 from mutoscope.models.transformer import VideoTransformer
 from mutoscope.noise.schedule import few_step_levels, x0_from_velocity
 from mutoscope.rollout.training import Rollout, RolloutPlan, roll_out, score_window
@@ -43,13 +43,13 @@ class ListMemory:
     chunk: ChunkSources | None = None
     writes: bool = False
     last: bool = False
-    place: Tensor | None = None
+    place: Place | None = None
     detached: bool = True
     taught: bool = False
     blended: set[tuple[int, int]] = field(default_factory=set)
     told: dict[tuple[int, tuple[int, ...]], tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
 
-    def placed(self, place: Tensor) -> "ListMemory":
+    def placed(self, place: Place) -> "ListMemory":
         """The same dicts; queries and keys are first turned to their places, by a rotation of its own."""
         return replace(self, place=place)
 
@@ -57,25 +57,29 @@ class ListMemory:
         """x rotated to the positions of its frames."""
         return rotate(x, rotations(torch.tensor(positions), self.model.config.grid, self.model.config.head_dim, x.dtype))
 
-    def turn(self, frames: Sequence[int]) -> Tensor:
-        """Where the tokens of frames stand on the screen and in the world."""
-        still = rotations(torch.zeros(len(frames)), self.model.config.grid, self.model.config.head_dim, torch.float64)
-        return still if self.place is None else still * self.place
+    def turn(self, frames: Sequence[int], memory: RecallLayer) -> Tensor:
+        """Where the tokens of frames stand on the screen and in the world, as a memory is told."""
+        grid, size = self.model.config.grid, self.model.config.head_dim
+        if memory.addressed_by == "rotary":
+            still = rotations(torch.zeros(len(frames)), grid, size, torch.float64)
+            return still if self.place is None else still * self.place.rotation
+        still = screen_addresses(len(frames), grid, size, torch.float64, torch.device("cpu"))
+        return still if self.place is None else still * self.place.address
 
     def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """The state written anew from the whole past at every reading: from evicted frames one by one, or from whole chunks."""
         assert self.chunk is not None
         frames, from_last = tuple(self.chunk.chunk.frames), memory.written_from == "last pass"
         if self.writes and (layer, frames) not in self.told:
-            self.told[layer, frames] = (keys, values, self.turn(frames))
+            self.told[layer, frames] = (keys, values, self.turn(frames, memory))
         if self.writes and from_last:
             return torch.zeros_like(queries)
         sources = {source.frame for source in self.chunk.sources}
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detached):
             state = self.state(layer, memory, frames[0], sources, len(queries))
         if self.last and from_last:
-            self.told[layer, frames] = (keys, values, self.turn(frames))
-        return memory.read(state, memory.address(queries, self.turn(frames)))
+            self.told[layer, frames] = (keys, values, self.turn(frames, memory))
+        return memory.read(state, memory.address(queries, self.turn(frames, memory)))
 
     def state(self, layer: int, memory: RecallLayer, now: int, sources: set[int], rows: int) -> Tensor:
         """All that was told, one after the other."""
@@ -93,7 +97,7 @@ class ListMemory:
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         assert self.chunk is not None
         if self.place is not None:
-            queries, keys = rotate(queries, self.place), rotate(keys, self.place)
+            queries, keys = rotate(queries, self.place.rotation), rotate(keys, self.place.rotation)
         frames = list(self.chunk.chunk.frames)
         self.blend(layer)
         past = [(self.kept[layer, source.frame], source.position) for source in self.chunk.sources]

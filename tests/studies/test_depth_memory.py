@@ -123,7 +123,7 @@ def test_taught_writes_share_all_but_matching_and_say_so(finished):
     runs = finished / "runs" / "seed-1"
     own, base = runs / "window+fast-weights-taught-seed1", runs / "window+fast-weights"
     assert (own / "consistency").resolve() == (base / "consistency").resolve() and not (own / "matching-2").is_symlink()
-    assert read_manifest(own / "matching-2" / "checkpoint").memory_modules == ("fast-swiglu: writing taught",)
+    assert read_manifest(own / "matching-2" / "checkpoint").memory_modules == ("fast-mlp: writing taught",)
     assert (finished / "results" / "window+fast-weights-taught-seed1.json").is_file()
 
 

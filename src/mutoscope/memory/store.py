@@ -200,7 +200,7 @@ class MemoryStore:
                 self.originals[layer, rows, :, target] = original[:, :, source]
 
     def await_eviction(self, layer: int, rows: slice, slots: tuple[int, ...], keys: Tensor, values: Tensor, turns: Tensor) -> None:
-        """Keep what a chunk will tell the state: `[row, head, frames * tokens, head_dim]` as the layer made it, and timeless turns."""
+        """Keep what a chunk will tell the state: `[row, head, frames * tokens, head_dim]` as the layer made it, and how it is turned."""
         for place, slot in enumerate(slots):
             source, target = self.span(place), self.span(slot)
             self.waiting[layer, rows, :, target] = keys[:, :, source]

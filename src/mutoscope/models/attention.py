@@ -24,15 +24,15 @@ from mutoscope.memory.policy import Blend
 from mutoscope.models.clip_memory import States, read_chunks, write_chunks
 from mutoscope.models.groups import Bank, Group, group_chunks
 from mutoscope.models.recall import RecallLayer
-from mutoscope.models.rope import rotate, rotations
+from mutoscope.models.rope import rotate, rotations, screen_addresses
 from mutoscope.models.softmax import attention
 
 
 class Attend(Protocol):
     """A mode of self-attention."""
 
-    def placed(self, place: Tensor) -> "Attend":
-        """The same mode for tokens that also stand somewhere in the world: rotations `[batch, 1, token, head_dim / 2]` (class Travel)."""
+    def placed(self, place: "Place") -> "Attend":
+        """The same mode for tokens that also stand somewhere in the world."""
         ...
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -50,9 +50,9 @@ class WholeClip:
 
     rotation: Tensor
 
-    def placed(self, place: Tensor) -> "WholeClip":
+    def placed(self, place: "Place") -> "WholeClip":
         """Rotations compose: one product per forward instead of a second turn in every layer."""
-        return WholeClip(self.rotation * place)
+        return WholeClip(self.rotation * place.rotation)
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         return attention(rotate(queries, self.rotation), rotate(keys, self.rotation), values)
@@ -63,19 +63,54 @@ class WholeClip:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where tokens stand in the world, beyond their place on the screen, as rotations `[batch, 1, token, head_dim / 2]` (class Travel).
+
+    `rotation` turns queries and keys, `address` what addresses a learned memory; a model that has none leaves it out.
+    """
+
+    rotation: Tensor
+    address: Tensor | None
+
+    def of(self, rows: slice) -> "Place":
+        """That of some rows of the batch."""
+        return Place(self.rotation[rows], None if self.address is None else self.address[rows])
+
+
+@dataclass(frozen=True)
 class Turns:
     """How tokens are turned: `whole` by their time and `timeless`, which is where they stand on the screen and in the world.
 
-    `place` is by their place in the world alone (None: they have none).
+    `address` is how what they tell or ask a learned memory is turned, also to where they stand. `place` is by their place in the world
+    alone (None: they have none).
     """
 
     whole: Tensor
     timeless: Tensor
+    address: Tensor
     place: Tensor | None = None
 
-    def placed(self, place: Tensor) -> "Turns":
+    @classmethod
+    def at(cls, positions: Tensor, grid: TokenGrid, head_dim: int, dtype: torch.dtype) -> "Turns":
+        """Those of the frames at `positions`, which stand nowhere but on the screen."""
+        return cls(
+            rotations(positions, grid, head_dim, dtype),
+            rotations(torch.zeros_like(positions), grid, head_dim, dtype),
+            screen_addresses(len(positions), grid, head_dim, dtype, positions.device),
+        )
+
+    def telling(self, memory: RecallLayer) -> Tensor:
+        """How what a learned memory is told or asked is turned."""
+        return self.address if memory.addressed_by == "place" else self.timeless
+
+    def placed(self, place: Place) -> "Turns":
         """Turned to places too."""
-        return Turns(self.whole * place, self.timeless * place, place if self.place is None else self.place * place)
+        return Turns(
+            self.whole * place.rotation,
+            self.timeless * place.rotation,
+            self.address if place.address is None else self.address * place.address,
+            place.rotation if self.place is None else self.place * place.rotation,
+        )
 
 
 @dataclass
@@ -97,8 +132,8 @@ class ClipLayout:
     def __post_init__(self) -> None:
         frames = sum(self.lengths)
         self.groups = group_chunks(self.chunks, self.grid, self.head_dim, self.device, self.dtype)
-        still = rotations(torch.zeros(1, device=self.device), self.grid, self.head_dim, self.dtype)
-        self.turns = Turns(self.rotations(self.start, self.start + frames), still.repeat(frames, 1))
+        positions = torch.arange(self.start, self.start + frames, device=self.device)
+        self.turns = Turns.at(positions, self.grid, self.head_dim, self.dtype)
 
     @property
     def start(self) -> int:
@@ -211,7 +246,7 @@ class CleanHalf:
         self.layout, self.turns = layout, layout.turns
         self.context = Context([])
 
-    def placed(self, place: Tensor) -> "CleanHalf":
+    def placed(self, place: Place) -> "CleanHalf":
         """The same half, turned to places too; it collects into the same context."""
         half = CleanHalf(self.layout)
         half.turns, half.context = self.turns.placed(place), self.context
@@ -228,7 +263,7 @@ class CleanHalf:
         if memory.written_from == "last pass":
             self.context.told.append((keys, values))
             return torch.zeros_like(queries)
-        chunks, tokens, turn = self.layout.chunks, self.layout.grid.tokens, self.turns.timeless
+        chunks, tokens, turn = self.layout.chunks, self.layout.grid.tokens, self.turns.telling(memory)
         before, after = write_chunks(chunks, tokens, memory, keys, values, turn)
         self.context.states.append(before)
         return read_chunks(chunks, tokens, memory, after, queries, turn)
@@ -240,7 +275,7 @@ class NoisyHalf:
     def __init__(self, layout: ClipLayout, context: Context) -> None:
         self.layout, self.context, self.turns = layout, context, layout.turns
 
-    def placed(self, place: Tensor) -> "NoisyHalf":
+    def placed(self, place: Place) -> "NoisyHalf":
         """The same half, turned to places too."""
         half = NoisyHalf(self.layout, self.context)
         half.turns = self.turns.placed(place)
@@ -256,7 +291,7 @@ class NoisyHalf:
 
     def read(self, memory: RecallLayer, states: States, queries: Tensor) -> Tensor:
         """What its chunks recall from the states beside them."""
-        return read_chunks(self.layout.chunks, self.layout.grid.tokens, memory, states, queries, self.turns.timeless)
+        return read_chunks(self.layout.chunks, self.layout.grid.tokens, memory, states, queries, self.turns.telling(memory))
 
 
 class LastPasses:
@@ -271,7 +306,7 @@ class LastPasses:
         self.half = half
         self.states: list[States] = []
 
-    def placed(self, place: Tensor) -> "LastPasses":
+    def placed(self, place: Place) -> "LastPasses":
         """The same passes, turned to places too; they collect into the same list."""
         passes = LastPasses(self.half.placed(place))
         passes.states = self.states
@@ -289,7 +324,7 @@ class LastPasses:
 
     def _write(self, layer: int, memory: RecallLayer, keys: Tensor, values: Tensor) -> States:
         """The frames of the real beginning enter as their commits made them, all others as these passes do."""
-        parts, turn = self.half.layout, self.half.turns.timeless
+        parts, turn = self.half.layout, self.half.turns.telling(memory)
         real, pairs = parts.context * parts.grid.tokens, zip(self.half.context.told[layer], (keys, values), strict=True)
         entering = [torch.cat([clean[:, :, :real], noisy[:, :, real:]], dim=2) for clean, noisy in pairs]
         before, _ = write_chunks(parts.chunks, parts.grid.tokens, memory, entering[0], entering[1], turn)

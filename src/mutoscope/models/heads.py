@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mutoscope.core.errors import ConfigError
 from mutoscope.memory.heads import HeadTable
-from mutoscope.models.attention import Attend, ClipLayout, Context
+from mutoscope.models.attention import Attend, ClipLayout, Context, Place
 from mutoscope.models.recall import RecallLayer
 
 
@@ -46,7 +46,7 @@ class HeadByHead:
     split: HeadSplit
     parts: Sequence[Attend]
 
-    def placed(self, place: Tensor) -> "HeadByHead":
+    def placed(self, place: Place) -> "HeadByHead":
         """The same modes, turned to places too."""
         return HeadByHead(self.split, [part.placed(place) for part in self.parts])
 

@@ -2,14 +2,16 @@
 
 A state is one float32 tensor `[row, head, floats]`, so that store, parking and bytes know nothing of its kind. The module holds what is
 learned: how strongly it speaks (0 when it is added to a trained model, so that adding it changes nothing), how it writes, where it
-begins. Keys and queries are turned to where their tokens stand on the screen and in the world, not in time: a memory of constant size
-has no place for how long ago something was.
+begins, and how it addresses. What addresses it is made of attention's keys and queries, but is not them: they say what a token shows,
+and what is to be found again is told apart by where it stood. So they are scaled and moved (but for a linear state, which is as
+published), and turned to where their tokens stand on the screen and in the world, not in time: a memory of constant size has no place
+for how long ago something was.
 """
 
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +23,9 @@ from mutoscope.models.rope import rotate
 
 FIRST_RATE, MOST_RATE = 0.2, 0.5  # of at most 1: at 1, gradient through 64 writes grows a hundredfold
 FIRST_KEEP = 4.0  # sigmoid(4) = 0.982
+FIRST_SCALE, FIRST_OFFSET = 0.2, 1.0  # keys begin as almost nothing but the place that they are turned to
 
-
+AddressedBy = Literal["rotary", "place"]
 Write = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(state, addressed keys, values) -> the state after one more chunk."""
 
@@ -38,6 +41,11 @@ class RecallLayer(Protocol):
     @property
     def written_from(self) -> WrittenFrom:
         """The pass whose keys and values enter: the chunk's commit, or its last denoising pass."""
+        ...
+
+    @property
+    def addressed_by(self) -> AddressedBy:
+        """How keys and queries are turned to where tokens stand: by rotary positions, or as addresses (rope.address_rates)."""
         ...
 
     def start(self, rows: int) -> Tensor:
@@ -68,10 +76,33 @@ def recall_layer(config: StateConfig, heads: int, head_dim: int) -> "LearnedReca
             return FastRecall(config, heads, head_dim)
 
 
+class Addressing(nn.Module):
+    """scale * x + offset, a number of each per head and channel (LaCT, 2505.23884, has them on the keys that it shares with attention)."""
+
+    def __init__(self, heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.scale, self.offset = nn.Parameter(torch.zeros(heads, 1, head_dim)), nn.Parameter(torch.zeros(heads, 1, head_dim))
+
+    def initialise(self) -> None:
+        """Little of what is shown, so that the place it is turned to says most."""
+        nn.init.constant_(self.scale, FIRST_SCALE)
+        nn.init.constant_(self.offset, FIRST_OFFSET)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keys or queries `[B, head, token, D]` -> the same in float32 or float64."""
+        wide = x.to(_wide(self.scale))
+        return torch.addcmul(self.offset.to(wide.dtype), self.scale.to(wide.dtype), wide)
+
+
 class LinearRecall(nn.Module):
-    """out = (phi(q) S / phi(q) z) W0 with phi = relu; W0 `[head, D, D]` starts at 0 (Hybrid Forcing)."""
+    """out = (phi(q) S / phi(q) z) W0 with phi = relu; W0 `[head, D, D]` starts at 0 (Hybrid Forcing).
+
+    As published, also in how it addresses: its divisor counts all that was ever written, so that with addresses that tell places apart a
+    reading would fade as places are seen.
+    """
 
     written_at: WrittenAt = "eviction"
+    addressed_by: AddressedBy = "rotary"
 
     def __init__(self, config: LinearState, heads: int, head_dim: int) -> None:
         super().__init__()
@@ -106,17 +137,20 @@ class DeltaRecall(nn.Module):
     """The gated delta rule a frame at a time; how much stays (a) and how fast it writes (b) are seen from the frame's mean key."""
 
     written_at: WrittenAt = "eviction"
+    addressed_by: AddressedBy = "place"
 
     def __init__(self, config: GatedDelta, heads: int, head_dim: int) -> None:
         super().__init__()
         self.written_from: WrittenFrom = config.written_from
         self.heads, self.head_dim = heads, head_dim
+        self.addressing = Addressing(heads, head_dim)
         self.out = nn.Parameter(torch.zeros(heads, head_dim, head_dim))
         self.keep, self.rate = nn.Parameter(torch.zeros(heads, head_dim)), nn.Parameter(torch.zeros(heads, head_dim))
         self.keep_bias, self.rate_bias = nn.Parameter(torch.full((heads,), FIRST_KEEP)), nn.Parameter(torch.zeros(heads))
 
     def initialise(self, generator: torch.Generator) -> None:
         """W0 and the gates' matrices at 0; a at .98, b at .5."""
+        self.addressing.initialise()
         for parameter in (self.out, self.keep, self.rate, self.rate_bias):
             nn.init.zeros_(parameter)
         nn.init.constant_(self.keep_bias, FIRST_KEEP)
@@ -128,7 +162,7 @@ class DeltaRecall(nn.Module):
     def address(self, x: Tensor, turn: Tensor) -> Tensor:
         """What counts, what addresses, and what each token says of a and b: `[B, head, token, 2 D + 2]`."""
         wide = x.to(_wide(self.out))
-        counting = relu(wide)
+        counting = relu(self.addressing(x))
         gates = wide @ torch.stack([self.keep, self.rate], dim=-1).to(wide.dtype)
         return torch.cat([counting, rotate(counting, turn), gates], dim=-1)
 
@@ -149,11 +183,13 @@ class FastRecall(nn.Module):
     """
 
     written_at: WrittenAt = "chunk"
+    addressed_by: AddressedBy = "place"
 
     def __init__(self, config: FastWeights, heads: int, head_dim: int) -> None:
         super().__init__()
         self.written_from: WrittenFrom = config.written_from
         self.config, self.heads, self.head_dim = config, heads, head_dim
+        self.addressing = Addressing(heads, head_dim)
         self.width, self.inner = config.hidden * head_dim, config.inner_rows * head_dim
         self.inward = nn.Parameter(torch.zeros(heads, self.inner, head_dim))
         self.outward = nn.Parameter(torch.zeros(heads, head_dim, self.width))
@@ -162,6 +198,7 @@ class FastRecall(nn.Module):
 
     def initialise(self, generator: torch.Generator) -> None:
         """Rows of norm about 1, eta at FIRST_RATE, A at 0."""
+        self.addressing.initialise()
         for weight in (self.inward, self.outward):
             nn.init.normal_(weight, std=weight.shape[-1] ** -0.5, generator=generator)
         nn.init.zeros_(self.out)
@@ -179,7 +216,7 @@ class FastRecall(nn.Module):
 
     def address(self, x: Tensor, turn: Tensor) -> Tensor:
         """At length 1 per channel, and turned: `[B, head, token, D]`."""
-        return rotate(states.rms(x.to(_wide(self.out))), turn)
+        return rotate(states.rms(self.addressing(x)), turn)
 
     def writer(self) -> Write:
         """One step towards what the chunk's keys should give."""

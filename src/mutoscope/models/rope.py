@@ -1,7 +1,9 @@
-"""3-D rotary positions as in Wan 2.1: each head's channel pairs are split among time, height and width.
+"""3-D rotary positions as in Wan 2.1: each head's channel pairs are split among time, height and width. And addresses of learned memories.
 
 Angles are computed in float64 and only then rounded: in float32 they are off by 2e-3 rad at position 1e5.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch import Tensor
 from mutoscope.core.shapes import TokenGrid, rope_split
 
 THETA = 10_000.0
+GOLDEN = (5**0.5 - 1) / 2
 
 
 def axis_angles(positions: Tensor, channels: int) -> Tensor:
@@ -51,6 +54,38 @@ def travel_rotations(places: Tensor, grid: TokenGrid, head_dim: int, dtype: torc
     angles = torch.cat([still, axis_angles(down, height), axis_angles(right, width)], dim=-1)
     angles = angles[:, :, None].expand(-1, -1, grid.tokens, -1).flatten(1, 2)[:, None]
     return torch.polar(torch.ones_like(angles), angles).to(rotation_type(dtype))
+
+
+def address_rates(head_dim: int) -> Tensor:
+    """How fast each channel pair of an address turns per token down and per token right: float64 `[head_dim / 2, 2]`.
+
+    Rotary positions would not do: most of their pairs turn by far less than a radian per token, and an axis has pairs of its own, so that
+    two places that share a column, or lie ten apart, are told by almost the same key. Attention's exponential makes up for that; a linear
+    state has none. Here each pair turns with both axes, at rates of up to pi per token that fill the square of all such rates evenly (a
+    lattice): the mean of `cos(rate . distance)` over the pairs, which is what equal keys say of each other, is 1 at distance 0 and near 0
+    from the next token on. (Random Fourier features, Rahimi and Recht 2007, on a lattice instead of drawn.)
+    """
+    pair = torch.arange(head_dim // 2, dtype=torch.float64)
+    return torch.stack([math.pi * (2 * (pair * GOLDEN % 1) - 1), math.pi * (pair + 0.5) / len(pair)], dim=-1)
+
+
+def address_turns(places: Tensor, head_dim: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Unit complex numbers `[..., head_dim / 2]` that turn addresses to places `[..., 2]`, in tokens down and right. They compose."""
+    angles = places.to(torch.float64) @ address_rates(head_dim).to(places.device).T
+    return torch.polar(torch.ones_like(angles), angles).to(rotation_type(dtype))
+
+
+def screen_addresses(frames: int, grid: TokenGrid, head_dim: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Those of the places on the screen: `[frames * tokens, head_dim / 2]`, the same for every frame."""
+    rows, columns = torch.arange(grid.height, device=device), torch.arange(grid.width, device=device)
+    places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
+    return address_turns(places, head_dim, dtype).repeat(frames, 1)
+
+
+def travel_addresses(places: Tensor, grid: TokenGrid, head_dim: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Those that move frames' tokens by `places` `[B, F, 2]`, in picture heights and widths: `[B, 1, frames * tokens, head_dim / 2]`."""
+    moved = address_turns(places * places.new_tensor([grid.height, grid.width]), head_dim, dtype)
+    return moved.repeat_interleave(grid.tokens, dim=1)[:, None]
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:

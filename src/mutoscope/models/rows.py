@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mutoscope.models.attention import Attend, CleanHalf, ClipLayout, Context, NoisyHalf
+from mutoscope.models.attention import Attend, CleanHalf, ClipLayout, Context, NoisyHalf, Place
 from mutoscope.models.heads import HeadByHead, HeadContexts, HeadLayouts
 from mutoscope.models.recall import RecallLayer
 
@@ -17,9 +17,9 @@ class RowByRow:
 
     rows: Sequence[Attend]
 
-    def placed(self, place: Tensor) -> "RowByRow":
+    def placed(self, place: Place) -> "RowByRow":
         """The same modes, turned to places too."""
-        return RowByRow([row.placed(place[index : index + 1]) for index, row in enumerate(self.rows)])
+        return RowByRow([row.placed(place.of(slice(index, index + 1))) for index, row in enumerate(self.rows)])
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         pieces = zip(self.rows, queries.split(1), keys.split(1), values.split(1), strict=True)

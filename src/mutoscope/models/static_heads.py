@@ -13,7 +13,7 @@ from mutoscope.core.errors import ConfigError
 from mutoscope.memory.heads import HeadTable, HeadWise
 from mutoscope.memory.ledger import ChunkSources, chunk_lengths, layout
 from mutoscope.memory.policy import Full, SinkWindow
-from mutoscope.models.attention import Turns
+from mutoscope.models.attention import Place, Turns
 from mutoscope.models.checkpoint import Checkpoint
 from mutoscope.models.codec import to_model_pixels
 from mutoscope.models.conditions import Conditions, clip_conditions
@@ -57,7 +57,7 @@ class Watched:
     lengths: tuple[int, ...]
     shares: list[Tensor]
 
-    def placed(self, place: Tensor) -> "Watched":
+    def placed(self, place: Place) -> "Watched":
         """The same passes, turned to places too; they collect into the same list."""
         return replace(self, turns=self.turns.placed(place))
 

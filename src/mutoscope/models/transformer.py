@@ -20,10 +20,10 @@ from mutoscope.memory.head_store import AnySpec, AnyStore, HeadSpec, HeadStore, 
 from mutoscope.memory.kinds import StateConfig
 from mutoscope.memory.policy import PolicyConfig, state_of
 from mutoscope.memory.store import MemoryStore
-from mutoscope.models.attention import Attend
+from mutoscope.models.attention import Attend, Place
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.recall import LearnedRecall, RecallLayer, learned_memories, recall_layer
-from mutoscope.models.rope import travel_rotations
+from mutoscope.models.rope import travel_addresses, travel_rotations
 from mutoscope.models.scorers import make_scorer, place_of
 
 
@@ -182,12 +182,13 @@ class Travel(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.grid, self.head_dim = config.grid, config.head_dim
+        self.grid, self.head_dim, self.remembers = config.grid, config.head_dim, config.recall is not None
         self.step = nn.Parameter(torch.zeros(2, config.action_dim))
 
-    def forward(self, conditions: Conditions) -> Tensor:
-        """Rotations `[B, 1, F * tokens, head_dim / 2]`."""
-        return travel_rotations(place_of(conditions.travelled(), self.step), self.grid, self.head_dim, self.step.dtype)
+    def forward(self, conditions: Conditions) -> Place:
+        """The place of every token of `[B, F]` frames."""
+        places, size = place_of(conditions.travelled(), self.step), (self.grid, self.head_dim, self.step.dtype)
+        return Place(travel_rotations(places, *size), travel_addresses(places, *size) if self.remembers else None)
 
 
 class VideoTransformer(nn.Module):

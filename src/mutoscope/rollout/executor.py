@@ -17,7 +17,7 @@ from mutoscope.memory.kinds import WrittenFrom
 from mutoscope.memory.ledger import AnyPlan, ChunkPlan
 from mutoscope.memory.scoring import token_sums
 from mutoscope.memory.store import MemoryStore
-from mutoscope.models.attention import Attend, Turns
+from mutoscope.models.attention import Attend, Place, Turns
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.heads import HeadByHead, head_split
 from mutoscope.models.recall import RecallLayer
@@ -81,7 +81,7 @@ class Segment:
     reads: int
     hidden: Tensor | None
 
-    def placed(self, place: Tensor) -> "Segment":
+    def placed(self, place: Place) -> "Segment":
         """The same pass, turned to places too."""
         return replace(self, turns=self.turns.placed(place))
 
@@ -104,7 +104,7 @@ class Segment:
         return recalled
 
     def _write(self, layer: int, memory: RecallLayer, keys: Tensor, values: Tensor) -> None:
-        store, rows, turn = self.store, self.item.rows, self.turns.timeless
+        store, rows, turn = self.store, self.item.rows, self.turns.telling(memory)
         if self.item.kind not in WRITERS[memory.written_from]:
             return
         if memory.written_at == "eviction":
@@ -116,7 +116,7 @@ class Segment:
         store, rows = self.store, self.item.rows
         if self.item.kind not in READERS[memory.written_from]:
             return torch.zeros_like(queries)
-        return memory.read(store.states[layer, rows], memory.address(queries, self.turns.timeless)).to(queries.dtype)
+        return memory.read(store.states[layer, rows], memory.address(queries, self.turns.telling(memory))).to(queries.dtype)
 
 
 class Streaming:
@@ -125,9 +125,9 @@ class Streaming:
     def __init__(self, passes: list[tuple[slice, Attend]]) -> None:
         self.passes = passes
 
-    def placed(self, place: Tensor) -> "Streaming":
+    def placed(self, place: Place) -> "Streaming":
         """The same passes, turned to places too."""
-        return Streaming([(part, attend.placed(place[part])) for part, attend in self.passes])
+        return Streaming([(part, attend.placed(place.of(part))) for part, attend in self.passes])
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         outputs = [attend(layer, queries[part], keys[part], values[part]) for part, attend in self.passes]
@@ -187,8 +187,7 @@ class Executor:
 @lru_cache(maxsize=32)
 def chunk_turns(position: int, length: int, grid: TokenGrid, head_dim: int, dtype: torch.dtype, device: torch.device) -> Turns:
     """How the tokens of a chunk's frames are turned; the passes of a chunk share one, and nobody writes into it."""
-    positions = torch.arange(position, position + length, device=device)
-    return Turns(rotations(positions, grid, head_dim, dtype), rotations(positions * 0, grid, head_dim, dtype))
+    return Turns.at(torch.arange(position, position + length, device=device), grid, head_dim, dtype)
 
 
 def slot_mask(slots: tuple[int, ...], highest: int, tokens: int, device: torch.device) -> Tensor:

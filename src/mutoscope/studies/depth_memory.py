@@ -33,8 +33,8 @@ from mutoscope.train.parallel import Workers
 WINDOW, SINKS = 8, 2
 MEMORIES: dict[str, Callable[[int], PolicyConfig]] = {
     "sink+window": lambda frames: SinkWindow(SINKS, WINDOW),
-    "window+fast-weights": lambda frames: Stateful(Window(WINDOW), FastWeights("swiglu", 1)),
-    "fast-weights": lambda frames: Stateful(Window(1), FastWeights("swiglu", 1)),
+    "window+fast-weights": lambda frames: Stateful(Window(WINDOW), FastWeights("mlp", 1)),
+    "fast-weights": lambda frames: Stateful(Window(1), FastWeights("mlp", 1)),
     "full": Full,
     "window": lambda frames: Window(WINDOW),
     "window+linear": lambda frames: Stateful(Window(WINDOW), LinearState()),
@@ -42,7 +42,7 @@ MEMORIES: dict[str, Callable[[int], PolicyConfig]] = {
 }
 # The same memories written from the last denoising pass in place of the commit: layers of their own, trained so from the teacher on.
 LAST_PASS: dict[str, Callable[[int], PolicyConfig]] = {
-    "window+fast-weights, last pass": lambda frames: Stateful(Window(WINDOW), FastWeights("swiglu", 1, "last pass")),
+    "window+fast-weights, last pass": lambda frames: Stateful(Window(WINDOW), FastWeights("mlp", 1, "last pass")),
     "window+linear, last pass": lambda frames: Stateful(Window(WINDOW), LinearState(written_from="last pass")),
 }
 # Matching that lets gradient into the writes, on top of the same teacher and consistency student.
@@ -52,7 +52,7 @@ NAMES = (*MEMORIES, *(name for name, base in TAUGHT.items() if base in MEMORIES)
 SEEDS = {"sink+window": 5, "window+fast-weights": 5, "fast-weights": 5, "full": 5}
 FEW_SEEDS = 3
 TEACHER_STEPS = 16
-CODE_VERSION = 3  # raise it when the code changes what a piece would find: pieces of another version are run again
+CODE_VERSION = 4  # raise it when the code changes what a piece would find: pieces of another version are run again
 OF_SEED, OF_MEMORY = ("codec", "bidirectional"), ("autoregressive", "consistency")
 TIMED_FRAMES, WARM_UP = 40, 8
 

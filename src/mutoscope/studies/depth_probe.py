@@ -17,7 +17,7 @@ from mutoscope.evaluate.probe import linearly_readable, past_tiles, split_episod
 from mutoscope.evaluate.recall import RecallClips, RecallTask
 from mutoscope.memory.ledger import chunk_lengths
 from mutoscope.memory.policy import PolicyConfig
-from mutoscope.models.attention import Attend, CleanHalf, LastPasses, NoisyHalf
+from mutoscope.models.attention import Attend, CleanHalf, LastPasses, NoisyHalf, Place
 from mutoscope.models.checkpoint import Checkpoint
 from mutoscope.models.codec import to_model_pixels
 from mutoscope.models.conditions import Conditions, clip_conditions
@@ -48,7 +48,7 @@ class Listener:
         self.attend, self.frames, self.tokens = attend, frames, tokens
         self.told: list[Tensor] = []
 
-    def placed(self, place: Tensor) -> "Listener":
+    def placed(self, place: Place) -> "Listener":
         """The same mode turned to places; it is overheard into the same list."""
         listener = Listener(self.attend.placed(place), self.frames, self.tokens)
         listener.told = self.told

@@ -80,14 +80,16 @@ def position_error(frames: np.ndarray, position: np.ndarray, tile_pixels: int) -
     """
     moves = np.diff(position.astype(np.int64), axis=0)
     reach = int(np.abs(moves).max(initial=0)) * tile_pixels + tile_pixels // 2
-    measured = measured_moves(frames, min(reach, min(frames.shape[1:3]) - tile_pixels)).cumsum(axis=0) / tile_pixels
+    down, right = (min(reach, size - tile_pixels) for size in frames.shape[1:3])
+    measured = measured_moves(frames, (down, right)).cumsum(axis=0) / tile_pixels
     return np.linalg.norm(measured - moves.cumsum(axis=0), axis=1)
 
 
-def measured_moves(frames: np.ndarray, reach: int) -> np.ndarray:
-    """How the window moved (down, right) per frame, in pixels up to `reach`: uint8 `[T, H, W, 3]` -> int `[T - 1, 2]`."""
+def measured_moves(frames: np.ndarray, reach: tuple[int, int]) -> np.ndarray:
+    """How the window moved (down, right) per frame, in pixels up to `reach` (down, right): uint8 `[T, H, W, 3]` -> int `[T - 1, 2]`."""
     grey = luma(frames)
-    shifts = sorted(product(range(-reach, reach + 1), repeat=2), key=lambda shift: (shift[0] ** 2 + shift[1] ** 2, shift))
+    spans = (range(-pixels, pixels + 1) for pixels in reach)
+    shifts = sorted(product(*spans), key=lambda shift: (shift[0] ** 2 + shift[1] ** 2, shift))
     costs = np.stack([_shift_cost(grey, down, right) for down, right in shifts])
     return np.array(shifts)[costs.argmin(axis=0)]
 
