@@ -39,6 +39,7 @@ MEMORIES: dict[str, Callable[[int], PolicyConfig]] = {
     "window": lambda frames: Window(WINDOW),
     "window+linear": lambda frames: Stateful(Window(WINDOW), LinearState()),
     "window+gated-delta": lambda frames: Stateful(Window(WINDOW), GatedDelta()),
+    "window+fast-weights, swiglu": lambda frames: Stateful(Window(WINDOW), FastWeights("swiglu", 1)),
 }
 # The same memories written from the last denoising pass in place of the commit: layers of their own, trained so from the teacher on.
 LAST_PASS: dict[str, Callable[[int], PolicyConfig]] = {
