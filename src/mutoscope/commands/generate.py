@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "mutoscope generate runs/doom-basic/matching-2 --actions 'forward*20,left*10' --output walk.mp4",
     "mutoscope generate runs/scroll/consistency --actions 'right*16,down*16' --steps 4 --start 3 --scale 8",
-    "mutoscope generate runs/doom-basic/matching-2 --actions 'left*200' --policy sink=2,window=6",
+    "mutoscope generate runs/doom-basic/matching-2 --actions 'left*200' --memory sink=2,window=6",
 )
 
 
@@ -40,7 +40,7 @@ class Options:
     """The video file to write."""
     steps: int | None = None
     """Denoising steps per frame; default: what the checkpoint was trained for."""
-    policy: str | None = None
+    memory: str | None = None
     """Memory policy: window=16, sink=2,window=14 or full=200; default: the one it was trained with."""
     guidance: float = 1.0
     """Action guidance of an undistilled teacher; 1 is none."""
@@ -66,7 +66,7 @@ def run(options: Options) -> int:
     checkpoint = load_checkpoint(find_checkpoint(options.checkpoint), options.device)
     world = checkpoint.manifest.world
     script = parse_script(options.actions, world.actions)
-    config = session_config(checkpoint.manifest, steps=options.steps, policy=options.policy, seed=options.seed, guidance=options.guidance)
+    config = session_config(checkpoint.manifest, steps=options.steps, policy=options.memory, seed=options.seed, guidance=options.guidance)
     frames = continue_start(checkpoint, config, options.start, script)
     write_video(options.output, enlarge(frames, options.scale), world.content_rate)
     print(f"{options.output}: {len(frames)} frames at {world.content_rate:g} frames/s, the first {len(frames) - len(script)} are real")
