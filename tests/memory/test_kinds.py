@@ -13,8 +13,8 @@ from mutoscope.memory.policy import PolicyConfig, Stateful, Window, policy_name
 BEFORE = {
     "linear": {"is": "LinearState"},
     "gated-delta": {"is": "GatedDelta"},
-    "fast-mlp": {"is": "FastWeights", "form": "mlp", "hidden": 2},
-    "fast-swiglu": {"is": "FastWeights", "form": "swiglu", "hidden": 2},
+    "fast-mlp": {"is": "FastWeights", "form": "mlp", "hidden": 1},
+    "fast-swiglu": {"is": "FastWeights", "form": "swiglu", "hidden": 1},
 }
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -196,3 +197,30 @@ def test_what_was_told_at_a_place_is_found_there(kind):
     with torch.no_grad():
         assert (found_again(STATES[kind], as_addresses) >= 0.9) == (recall_layer(STATES[kind], 1, 6).addressed_by == "place")
         assert found_again(STATES[kind], as_rotary) < 0.4
+
+
+def written_after_a_change(memory: FastRecall) -> Tensor:
+    """The state after one write under weights that moved since the write before."""
+    keys, values = normal((2, 1, 2, 3, 12), stream(0, "kept writer"), torch.float64)
+    with torch.no_grad():
+        memory.writer()(memory.start(1), keys, values)
+        memory.raw_rate.add_(1.0)
+        memory.outward.mul_(1.5)
+        return memory.writer()(memory.start(1), keys, values)
+
+
+def test_what_a_write_takes_from_the_weights_follows_them():
+    """While nobody learns it is worked out once; the twin keeps it when the weights have moved."""
+    memory = model_for(STATEFUL["window+fast-mlp"]).memories[0]
+    assert isinstance(memory, FastRecall)
+    fresh, stale = deepcopy(memory), deepcopy(memory)
+    stale.writer = partial(lambda kept: kept, stale._new_writer())
+    found = written_after_a_change(memory)
+    with torch.no_grad():
+        fresh.raw_rate.add_(1.0)
+        fresh.outward.mul_(1.5)
+        keys, values = normal((2, 1, 2, 3, 12), stream(0, "kept writer"), torch.float64)
+        right = fresh._new_writer()(fresh.start(1), keys, values)
+        assert memory.writer() is memory.writer()
+    assert torch.equal(found, right)
+    assert not torch.allclose(written_after_a_change(stale), right)

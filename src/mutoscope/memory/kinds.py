@@ -53,7 +53,7 @@ class FastWeights:
     """
 
     form: Literal["mlp", "swiglu"] = "swiglu"
-    hidden: int = 2
+    hidden: int = 1
     written_from: WrittenFrom = added_later("commit")
 
     def __post_init__(self) -> None:

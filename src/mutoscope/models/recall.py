@@ -195,6 +195,7 @@ class FastRecall(nn.Module):
         self.outward = nn.Parameter(torch.zeros(heads, head_dim, self.width))
         self.out = nn.Parameter(torch.zeros(heads, head_dim, head_dim))
         self.raw_rate = nn.Parameter(torch.zeros(heads, self.inner // self.width + 1))
+        self._kept: tuple[tuple[tuple[int, int], ...], Write] | None = None
 
     def initialise(self, generator: torch.Generator) -> None:
         """Rows of norm about 1, eta at FIRST_RATE, A at 0."""
@@ -219,7 +220,16 @@ class FastRecall(nn.Module):
         return rotate(states.rms(self.addressing(x)), turn)
 
     def writer(self) -> Write:
-        """One step towards what the chunk's keys should give."""
+        """One step towards what the chunk's keys should give. While nobody learns, what is the same for every write is worked out once."""
+        if torch.is_grad_enabled():
+            return self._new_writer()
+        weights = (self.raw_rate, self.inward, self.outward)
+        state = tuple((weight.data_ptr(), weight._version) for weight in weights)
+        if self._kept is None or self._kept[0] != state:
+            self._kept = (state, self._new_writer())
+        return self._kept[1]
+
+    def _new_writer(self) -> Write:
         wide = _wide(self.out)
         inner, last = self.rates.to(wide).split([self.inner // self.width, 1], dim=1)
         rates = inner.repeat_interleave(self.width, dim=1)[..., None], last[..., None]

@@ -52,8 +52,7 @@ def travel_rotations(places: Tensor, grid: TokenGrid, head_dim: int, dtype: torc
     down, right = places[..., 0] * grid.height, places[..., 1] * grid.width
     still = places.new_zeros(*places.shape[:2], time // 2)
     angles = torch.cat([still, axis_angles(down, height), axis_angles(right, width)], dim=-1)
-    angles = angles[:, :, None].expand(-1, -1, grid.tokens, -1).flatten(1, 2)[:, None]
-    return torch.polar(torch.ones_like(angles), angles).to(rotation_type(dtype))
+    return torch.polar(torch.ones_like(angles), angles).to(rotation_type(dtype)).repeat_interleave(grid.tokens, dim=1)[:, None]
 
 
 def address_rates(head_dim: int) -> Tensor:
