@@ -8,7 +8,9 @@ import torch
 from mutoscope.commands.recording import record_recipe
 from mutoscope.core.errors import DataError
 from mutoscope.core.files import read_json, write_json
-from mutoscope.evaluate.recall import RecallTask
+from mutoscope.data.worlds import make_world
+from mutoscope.data.worlds.tiles import TILE_PIXELS
+from mutoscope.evaluate.recall import RecallTask, play_truth
 from mutoscope.memory.policy import Full, Window, state_of
 from mutoscope.models.checkpoint import read_manifest
 from mutoscope.recipes.ring import ring_smoke, ring_with
@@ -17,6 +19,7 @@ from mutoscope.studies.depth_memory import (
     MEMORIES,
     NAMES,
     TAUGHT,
+    WINDOW,
     Piece,
     StudyConfig,
     grid,
@@ -26,7 +29,7 @@ from mutoscope.studies.depth_memory import (
     run_piece,
 )
 from mutoscope.studies.depth_probe import ProbeConfig
-from mutoscope.studies.depth_report import comparisons, crossed, mean_recall, read_pieces, write_report
+from mutoscope.studies.depth_report import BEYOND, comparisons, crossed, mean_recall, read_pieces, write_report
 from mutoscope.train.config import MatchingStage
 from mutoscope.train.parallel import Workers
 
@@ -200,3 +203,33 @@ def test_the_report_shows_what_the_last_layer_tells(tmp_path):
 def test_a_report_without_pieces_says_what_to_run(tmp_path):
     with pytest.raises(DataError, match="mutoscope study"):
         read_pieces(tmp_path)
+
+
+def nearest_return(away: int) -> int:
+    """After how many frames out of view the first landmark tile comes back, in the study's world: from the true positions, tile by tile."""
+    data = ring_with(Window(WINDOW)).data
+    env = make_world(data.world, height=data.height, width=data.width, frame_skip=data.frame_skip)
+    clips = play_truth(env, RecallTask(12, away), 1, 0)
+    columns, starts = data.width // TILE_PIXELS, clips.position[0, :, 1]
+    seen = [set(range(start, start + columns)) for start in starts]
+    gaps = []
+    for tile in seen[-1]:
+        back = next(frame for frame in range(len(seen) - 1, 0, -1) if tile not in seen[frame - 1])
+        gaps.append(back - max(frame for frame in range(back) if tile in seen[frame]))
+    return min(gaps)
+
+
+def test_beyond_is_where_the_window_shows_no_landmark():
+    assert nearest_return(BEYOND) > WINDOW
+    assert nearest_return(BEYOND - 2) <= WINDOW, "not one sooner than it must be"
+
+
+def test_comparisons_leave_out_what_the_window_still_shows(tmp_path):
+    planted(tmp_path, lambda memory, depth, seed: 0.5)
+    for file in tmp_path.glob("*-seed*.json"):
+        figures = read_json(file)
+        figures["rows"] += [row | {"away": 12, "identity": 1.0} for row in figures["rows"] if row["away"] == 24]
+        write_json(file, figures | {"copy_sink": figures["copy_sink"] | {"12": 0.1}})
+    pieces = read_pieces(tmp_path)
+    assert pieces.distances == (12, 24, 96) and pieces.beyond == (24,)
+    assert set(mean_recall(pieces, "sink+window", "1").values()) == {0.5}

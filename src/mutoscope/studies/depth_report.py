@@ -16,6 +16,9 @@ from mutoscope.studies.effects import Effect, effect, paired_effect
 DEPTHS = ("teacher", "consistency", "4", "2", "1")
 NAMES = {"teacher": "teacher, 16 steps", "consistency": "consistency, 4 steps", "4": "4 steps", "2": "2 steps", "1": "1 step"}
 BASELINE = "sink+window"
+# The landmarks leave a view of four columns column by column, and come back so: one that was last seen in frame 3 of a look away is back in its
+# third frame from the end. From this distance on all of them come back after more frames than the window holds.
+BEYOND = 16
 # What is compared in `crossed`: each difference is that of two memories, by what their names end with.
 CROSSED = {
     "last pass minus commit, stopped": (", last pass", ""),
@@ -46,8 +49,9 @@ class Pieces:
 
     @property
     def beyond(self) -> tuple[int, ...]:
-        """Distances inside a training clip: what training asked for."""
-        return tuple(away for away in self.distances if self.within_clip[away])
+        """Distances inside a training clip, what training asked for, and wholly beyond the window where there are such."""
+        inside = tuple(away for away in self.distances if self.within_clip[away])
+        return tuple(away for away in inside if away >= BEYOND) or inside
 
 
 def read_pieces(folder: Path) -> Pieces:
@@ -99,7 +103,7 @@ def _cell(seeds: dict[int, float]) -> str:
 
 
 def mean_recall(pieces: Pieces, memory: str, depth: str) -> dict[int, float]:
-    """Recall by seed, averaged over the distances inside a training clip."""
+    """Recall by seed, averaged over the distances beyond the window and inside a training clip."""
     columns = [pieces.seeds(memory, depth, away) for away in pieces.beyond]
     shared = set.intersection(*(set(column) for column in columns)) if columns else set()
     return {seed: float(np.mean([column[seed] for column in columns])) for seed in sorted(shared)}
