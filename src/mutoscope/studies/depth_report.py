@@ -16,8 +16,8 @@ from mutoscope.studies.effects import Effect, effect, paired_effect
 DEPTHS = ("teacher", "consistency", "4", "2", "1")
 NAMES = {"teacher": "teacher, 16 steps", "consistency": "consistency, 4 steps", "4": "4 steps", "2": "2 steps", "1": "1 step"}
 BASELINE = "sink+window"
-# The landmarks leave a view of four columns column by column, and come back so: one that was last seen in frame 3 of a look away is back in its
-# third frame from the end. From this distance on all of them come back after more frames than the window holds.
+# The landmarks leave a view of four columns column by column, and come back so: one that was last seen in frame 3 of a look away is back
+# three frames before the end. From this distance on all of them come back after more frames than the window holds.
 BEYOND = 16
 # What is compared in `crossed`: each difference is that of two memories, by what their names end with.
 CROSSED = {
