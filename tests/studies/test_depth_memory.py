@@ -233,3 +233,13 @@ def test_comparisons_leave_out_what_the_window_still_shows(tmp_path):
     pieces = read_pieces(tmp_path)
     assert pieces.distances == (12, 24, 96) and pieces.beyond == (24,)
     assert set(mean_recall(pieces, "sink+window", "1").values()) == {0.5}
+
+
+def test_what_one_seed_leaves_open_is_null_in_the_summary(tmp_path):
+    planted(tmp_path, lambda memory, depth, seed: 0.5)
+    for seed in (1, 2):
+        (tmp_path / f"window+linear-seed{seed}.json").unlink()
+    write_report(tmp_path)
+    gain = read_json(tmp_path / "summary.json")["comparisons"]["window+linear, 1 step"]["gain"]
+    assert gain["seeds"] == 1 and gain["low"] is gain["high"] is None and gain["mean"] == 0
+    assert "Infinity" not in (tmp_path / "summary.json").read_text()

@@ -220,6 +220,11 @@ def draw(pieces: Pieces, output: Path) -> None:
     write_atomically(output, lambda path: figure.savefig(path, format="png", dpi=110))
 
 
+def _plain(item: Effect) -> dict[str, float | int | None]:
+    """An effect as JSON knows it: what one seed leaves open is null."""
+    return {name: value if np.isfinite(value) else None for name, value in asdict(item).items()}
+
+
 def write_report(folder: Path) -> str:
     """summary.json, summary.md and recall.png beside the pieces; returns the text."""
     pieces = read_pieces(folder)
@@ -231,7 +236,7 @@ def write_report(folder: Path) -> str:
         f"## The past in hidden states\n\n{probe_table(pieces)}\n## Beside recall\n\n{cost_table(pieces)}"
     )
     plain, factors_plain = (
-        {name: {kind: asdict(value) for kind, value in item.items()} for name, item in effects.items()} for effects in (found, factors)
+        {name: {kind: _plain(value) for kind, value in item.items()} for name, item in effects.items()} for effects in (found, factors)
     )
     head = {"provenance": provenance(), "chance": pieces.chance}
     write_json(folder / "summary.json", {**head, "comparisons": plain, "crossed": factors_plain})
