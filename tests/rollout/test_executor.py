@@ -14,9 +14,12 @@ from torch.utils._pytree import tree_leaves
 
 from fakes import ACTIONS, STATEFUL, model_for, tiny_checkpoint, tiny_conditions, tiny_latents, tiny_model
 from mutoscope.core.errors import ConfigError
+from mutoscope.core.shapes import TokenGrid
 from mutoscope.memory.policy import Full, PolicyConfig, SinkWindow, Window
 from mutoscope.memory.store import MemoryStore
+from mutoscope.models import rope
 from mutoscope.models.checkpoint import freeze
+from mutoscope.models.heads import head_split
 from mutoscope.rollout import executor
 from mutoscope.rollout.executor import Executor, Pass
 from mutoscope.rollout.session import Session, SessionConfig
@@ -139,3 +142,50 @@ def test_passes_that_cannot_share_a_forward_are_refused():
         Executor(model).run([a_pass(stores[0], both, 1, 1)])
     with pytest.raises(ConfigError, match="same row"):
         Executor(model).run([a_pass(stores[0], both, 1, 2), a_pass(stores[0], slice(1, 2), 1, 1)])
+
+
+@pytest.mark.parametrize("policy", STATEFUL)
+def test_a_commit_writes_what_a_whole_forward_would_and_answers_nothing(policy, monkeypatch):
+    """The twin runs whole forwards for commits: the same store bit for bit, at the price of a feed-forward and a head more."""
+
+    def committed(whole: bool) -> tuple[MemoryStore, Tensor, int]:
+        model = model_for(STATEFUL[policy])
+        if whole:
+            monkeypatch.setattr(model, "write", lambda *inputs: model(*inputs))
+        store, cost = model.new_store(STATEFUL[policy], 1, 2, tiny_latents(1)), Cost()
+        for frame in range(12):
+            item = replace(a_pass(store, slice(0, 2), 1, 2), sigma=0.0, latents=tiny_latents(1, seed=frame), kind="real")
+            with cost:
+                (answer,) = Executor(model).run([item])
+            store.commit(slice(0, 2))
+        return store, answer, cost.operations["aten.gelu.default"]
+
+    (lean, nothing, few), (full, _, many) = committed(False), committed(True)
+    assert torch.equal(lean.keys, full.keys) and torch.equal(lean.values, full.values) and torch.equal(lean.states, full.states)
+    assert nothing.numel() == 0 and few < many and bool(lean.states.any())
+
+
+def test_a_commit_that_shares_its_forward_leaves_the_others_their_velocity():
+    model = tiny_model()
+    stores = [MemoryStore(model.config.cache(Window(4), 1, rows=1), dtype=torch.float64) for _ in range(2)]
+    passes = [a_pass(store, slice(0, 1), 1, 1) for store in stores]
+    alone = Executor(model).run(passes[1:])[0]
+    shared = Executor(model).run([replace(passes[0], kind="commit"), passes[1]])[1]
+    assert shared.shape == passes[1].latents.shape and torch.allclose(shared, alone)
+
+
+def test_what_a_session_works_out_first_serves_training_after_it():
+    """Sessions run in inference mode, whose tensors no gradient may pass: what is kept for later must not be of them."""
+    device = torch.device("cpu")
+    for kept in (rope.axis_rates, rope.address_rates, executor.chunk_turns, head_split):
+        kept.cache_clear()
+    with torch.inference_mode():
+        rates = [rope.axis_rates(8, device), rope.address_rates(8, device)]
+        turns = executor.chunk_turns(3, 1, TokenGrid(2, 2), 12, torch.float32, device)
+        split = head_split((((0,), (1,)), ((1,), (0,))), device)
+        assert torch.ones(2).is_inference()
+    scale = torch.ones((), requires_grad=True)
+    for tensor in (*rates, turns.whole.real, turns.address.real):
+        assert torch.autograd.grad((scale * tensor).square().sum(), scale)[0] > 0
+    heads = torch.ones(1, 2, 1, 1, requires_grad=True)
+    assert torch.autograd.grad(split.join(0, split.share(0, heads)).sum(), heads)[0].all()

@@ -62,9 +62,10 @@ def mlp_gradient(weights: FastParts, keys: Tensor, values: Tensor) -> FastParts:
     inward, outward = weights
     inner = keys @ inward.transpose(-1, -2)
     hidden = gelu(inner, approximate="tanh")
-    normed, spread = _normed(hidden @ outward.transpose(-1, -2))
+    raw, channels = hidden @ outward.transpose(-1, -2), [keys.shape[-1]]
+    normed, mean, spread = torch.ops.aten.native_layer_norm(raw, channels, None, None, EPS_NORM)
     error = (normed - (values - keys)) * (2 / (keys.shape[-2] * keys.shape[-1]))
-    back = (error - error.mean(-1, keepdim=True) - normed * (error * normed).mean(-1, keepdim=True)) / spread
+    back = torch.ops.aten.native_layer_norm_backward(error, raw, channels, mean, spread, None, None, [True, False, False])[0]
     blame = torch.ops.aten.gelu_backward(back @ outward, inner, approximate="tanh")
     return blame.transpose(-1, -2) @ keys, back.transpose(-1, -2) @ hidden
 
@@ -113,25 +114,17 @@ def evened(matrices: Tensor) -> Tensor:
 def descend(weights: FastParts, gradients: FastParts, rates: FastParts, norms: FastParts) -> FastParts:
     """W - eta grad, then every row back to the norm that it was given at the start (LaCT); rates and norms `[.., row, 1]`.
 
-    A row that no step moves stays as it is, bit for bit (its scale is exactly 1), so that eta = 0 changes nothing. No eps is added to
-    the divisor: it would make every row shrink a little with every write.
+    Rows of eta = 0 stay as they are, bit for bit (their scale is exactly 1). No eps is added to the divisor: it would make every row
+    shrink a little with every write.
     """
     moved = []
     for weight, gradient, rate, norm in zip(weights, gradients, rates, norms, strict=True):
-        step = rate * gradient
-        stepped = weight - step
-        scale = norm / stepped.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        moved.append(stepped * torch.where(step.any(dim=-1, keepdim=True), scale, 1.0))
+        stepped = torch.addcmul(weight, rate, gradient, value=-1)
+        scale = norm / torch.linalg.vector_norm(stepped, dim=-1, keepdim=True).clamp_min(1e-12)
+        moved.append(stepped * scale.masked_fill(rate == 0, 1.0))
     return moved[0], moved[1]
 
 
 def rms(x: Tensor) -> Tensor:
     """x at a root mean square of 1 per token and head."""
     return torch.nn.functional.rms_norm(x, (x.shape[-1],), eps=1e-6)
-
-
-def _normed(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x at mean 0 and variance 1 over its channels, and the spread `[.., 1]` that it was divided by."""
-    centred = x - x.mean(-1, keepdim=True)
-    spread = (centred.square().mean(-1, keepdim=True) + EPS_NORM).sqrt()
-    return centred / spread, spread

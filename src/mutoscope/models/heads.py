@@ -33,6 +33,7 @@ class HeadSplit:
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # kept for training too, whoever asks first
 def head_split(groups: tuple[HeadTable, ...], device: torch.device) -> HeadSplit:
     """The split by tables of heads; a session's chunks share one, and nobody writes into it."""
     tensors = tuple(torch.tensor(table, dtype=torch.long, device=device) for table in groups)

@@ -88,9 +88,9 @@ class Addressing(nn.Module):
         nn.init.constant_(self.scale, FIRST_SCALE)
         nn.init.constant_(self.offset, FIRST_OFFSET)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def address(self, x: Tensor) -> Tensor:
         """Keys or queries `[B, head, token, D]` -> the same in float32 or float64."""
-        wide = x.to(_wide(self.scale))
+        wide = x.to(_wide(self.scale)).contiguous()  # heads' tokens in a row: what follows runs faster so
         return torch.addcmul(self.offset.to(wide.dtype), self.scale.to(wide.dtype), wide)
 
 
@@ -162,7 +162,7 @@ class DeltaRecall(nn.Module):
     def address(self, x: Tensor, turn: Tensor) -> Tensor:
         """What counts, what addresses, and what each token says of a and b: `[B, head, token, 2 D + 2]`."""
         wide = x.to(_wide(self.out))
-        counting = relu(self.addressing(x))
+        counting = relu(self.addressing.address(x))
         gates = wide @ torch.stack([self.keep, self.rate], dim=-1).to(wide.dtype)
         return torch.cat([counting, rotate(counting, turn), gates], dim=-1)
 
@@ -217,7 +217,7 @@ class FastRecall(nn.Module):
 
     def address(self, x: Tensor, turn: Tensor) -> Tensor:
         """At length 1 per channel, and turned: `[B, head, token, D]`."""
-        return rotate(states.rms(self.addressing(x)), turn)
+        return rotate(states.rms(self.addressing.address(x)), turn)
 
     def writer(self) -> Write:
         """One step towards what the chunk's keys should give. While nobody learns, what is the same for every write is worked out once."""
@@ -238,10 +238,12 @@ class FastRecall(nn.Module):
 
     def _write(self, rates: states.FastParts, norms: states.FastParts, state: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         step_of = states.mlp_gradient if self.config.form == "mlp" else states.swiglu_step
-        inward, outward = weights = self._weights(state)
-        step = step_of((inward.flatten(0, 1), outward.flatten(0, 1)), keys.flatten(0, 1), values.to(state.dtype).flatten(0, 1))
-        downhill = step[0].view(inward.shape), step[1].view(outward.shape)
-        return torch.cat([part.flatten(2) for part in states.descend(weights, downhill, rates, norms)], dim=-1)
+        weights, wide = self._weights(state), values.to(state.dtype)
+        flat = weights[0].flatten(0, 1), weights[1].flatten(0, 1)
+        inward, outward = step_of(flat, keys.flatten(0, 1), wide.flatten(0, 1))
+        downhill = inward.view(weights[0].shape), outward.view(weights[1].shape)
+        inward, outward = states.descend(weights, downhill, rates, norms)
+        return torch.cat([inward.flatten(2), outward.flatten(2)], dim=-1)
 
     def read(self, state: Tensor, queries: Tensor) -> Tensor:
         """What the weights give for the queries. Rows and heads go in one dimension: small products run faster so."""
@@ -253,7 +255,8 @@ class FastRecall(nn.Module):
     def _weights(self, state: Tensor) -> states.FastParts:
         """The matrices in a state, `[B, head, row, column]`."""
         inward, outward = state.split([self.inner * self.head_dim, self.width * self.head_dim], dim=-1)
-        return inward.unflatten(-1, (self.inner, self.head_dim)), outward.unflatten(-1, (self.head_dim, self.width))
+        rows = state.shape[:2]
+        return inward.view(*rows, self.inner, self.head_dim), outward.view(*rows, self.head_dim, self.width)
 
 
 LearnedRecall = LinearRecall | DeltaRecall | FastRecall

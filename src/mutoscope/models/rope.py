@@ -4,6 +4,7 @@ Angles are computed in float64 and only then rounded: in float32 they are off by
 """
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -16,8 +17,14 @@ GOLDEN = (5**0.5 - 1) / 2
 
 def axis_angles(positions: Tensor, channels: int) -> Tensor:
     """Angles `[..., channels / 2]` in float64: position * theta^(-2 i / channels) (RoFormer, arXiv 2104.09864)."""
-    exponents = torch.arange(0, channels, 2, dtype=torch.float64, device=positions.device) / channels
-    return positions.to(torch.float64)[..., None] * THETA**-exponents
+    return positions.to(torch.float64)[..., None] * axis_rates(channels, positions.device)
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)  # kept for training too, whoever asks first
+def axis_rates(channels: int, device: torch.device) -> Tensor:
+    """theta^(-2 i / channels) `[channels / 2]` in float64: radians per position. Shared: nobody writes into it."""
+    return THETA ** -(torch.arange(0, channels, 2, dtype=torch.float64, device=device) / channels)
 
 
 def rotation_type(dtype: torch.dtype) -> torch.dtype:
@@ -52,10 +59,12 @@ def travel_rotations(places: Tensor, grid: TokenGrid, head_dim: int, dtype: torc
     down, right = places[..., 0] * grid.height, places[..., 1] * grid.width
     still = places.new_zeros(*places.shape[:2], time // 2)
     angles = torch.cat([still, axis_angles(down, height), axis_angles(right, width)], dim=-1)
-    return torch.polar(torch.ones_like(angles), angles).to(rotation_type(dtype)).repeat_interleave(grid.tokens, dim=1)[:, None]
+    return _of_tokens(torch.polar(torch.ones_like(angles), angles).to(rotation_type(dtype)), grid)
 
 
-def address_rates(head_dim: int) -> Tensor:
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def address_rates(head_dim: int, device: torch.device) -> Tensor:
     """How fast each channel pair of an address turns per token down and per token right: float64 `[head_dim / 2, 2]`.
 
     Rotary positions would not do: most of their pairs turn by far less than a radian per token, and an axis has pairs of its own, so that
@@ -64,13 +73,13 @@ def address_rates(head_dim: int) -> Tensor:
     lattice): the mean of `cos(rate . distance)` over the pairs, which is what equal keys say of each other, is 1 at distance 0 and near 0
     from the next token on. (Random Fourier features, Rahimi and Recht 2007, on a lattice instead of drawn.)
     """
-    pair = torch.arange(head_dim // 2, dtype=torch.float64)
+    pair = torch.arange(head_dim // 2, dtype=torch.float64, device=device)
     return torch.stack([math.pi * (2 * (pair * GOLDEN % 1) - 1), math.pi * (pair + 0.5) / len(pair)], dim=-1)
 
 
 def address_turns(places: Tensor, head_dim: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Unit complex numbers `[..., head_dim / 2]` that turn addresses to places `[..., 2]`, in tokens down and right. They compose."""
-    angles = places.to(torch.float64) @ address_rates(head_dim).to(places.device).T
+    angles = places.to(torch.float64) @ address_rates(head_dim, places.device).T
     return torch.polar(torch.ones_like(angles), angles).to(rotation_type(dtype))
 
 
@@ -83,12 +92,16 @@ def screen_addresses(frames: int, grid: TokenGrid, head_dim: int, dtype: torch.d
 
 def travel_addresses(places: Tensor, grid: TokenGrid, head_dim: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Those that move frames' tokens by `places` `[B, F, 2]`, in picture heights and widths: `[B, 1, frames * tokens, head_dim / 2]`."""
-    moved = address_turns(places * places.new_tensor([grid.height, grid.width]), head_dim, dtype)
-    return moved.repeat_interleave(grid.tokens, dim=1)[:, None]
+    return _of_tokens(address_turns(places * places.new_tensor([grid.height, grid.width]), head_dim, dtype), grid)
+
+
+def _of_tokens(turns: Tensor, grid: TokenGrid) -> Tensor:
+    """One turn per frame `[B, F, D / 2]` -> one per token, for all heads: `[B, 1, F * tokens, D / 2]`."""
+    return turns[:, None, :, None].expand(-1, -1, -1, grid.tokens, -1).flatten(2, 3)
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     """Rotate neighbouring channel pairs of `[..., tokens, head_dim]` by `[..., tokens, head_dim / 2]`; float64 stays float64."""
     wide = x if x.dtype == torch.float64 else x.float()
-    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
+    pairs = torch.view_as_complex(wide.view(*wide.shape[:-1], -1, 2))
     return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)

@@ -101,17 +101,21 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def self_attention(self, x: Tensor, layer: int, attend: Attend, memories: Iterable[RecallLayer]) -> Tensor:
-        """Queries, keys and values of x, attended as the mode says; what learned memories recall is added, and all is projected out."""
+        """Queries, keys and values of x, attended as the mode says, with what learned memories recall added: `[B, head, N, head_dim]`."""
         queries, keys, values = self.heads(self.norm_q(self.q(x))), self.heads(self.norm_k(self.k(x))), self.heads(self.v(x))
         attended = attend(layer, queries, keys, values)
         for memory in memories:
             attended = attended + attend.recall(layer, memory, queries, keys, values)
+        return attended
+
+    def join(self, attended: Tensor) -> Tensor:
+        """All heads projected out, `[B, head, N, head_dim]` -> `[B, N, dim]`."""
         return self.o(attended.transpose(1, 2).flatten(2))
 
     def cross_attention(self, x: Tensor, text: Tensor) -> Tensor:
         """Tokens of x read the text tokens `[B, L, dim]`."""
         queries, keys = self.heads(self.norm_q(self.q(x))), self.heads(self.norm_k(self.k(text)))
-        return self.o(scaled_dot_product_attention(queries, keys, self.heads(self.v(text))).transpose(1, 2).flatten(2))
+        return self.join(scaled_dot_product_attention(queries, keys, self.heads(self.v(text))))
 
 
 class Block(nn.Module):
@@ -131,16 +135,27 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, modulation: Tensor, text: Tensor, attend: Attend) -> Tensor:
         """x `[B, F, T, dim]`, modulation `[B, F, 6, dim]`, text `[B, L, dim]` (L = 0: no text)."""
-        batch, frames, tokens, dim = x.shape
-        shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.modulation)[:, :, :, None].unbind(2)
-        normed = torch.addcmul(shift1, layer_norm(x, (dim,), eps=self.eps), 1 + scale1)
-        attended = self.self_attn.self_attention(normed.flatten(1, 2), self.layer, attend, self.memories)
-        x = torch.addcmul(x, attended.view(batch, frames, tokens, dim), gate1)
+        shift1, scale1, gate1, shift2, scale2, gate2 = self._modulation(modulation)
+        attended = self.self_attn.join(self._attended(x, shift1, scale1, attend))
+        x = torch.addcmul(x, attended.view(x.shape), gate1)
         if text.shape[1]:
             flat = x.flatten(1, 2)
             x = (flat + self.cross_attn.cross_attention(self.norm3(flat), text)).view_as(x)
-        normed = torch.addcmul(shift2, layer_norm(x, (dim,), eps=self.eps), 1 + scale2)
+        normed = torch.addcmul(shift2, layer_norm(x, (self.dim,), eps=self.eps), 1 + scale2)
         return torch.addcmul(x, self.ffn(normed), gate2)
+
+    def write(self, x: Tensor, modulation: Tensor, attend: Attend) -> None:
+        """What `forward` writes into memory, and no more."""
+        shift, scale = self._modulation(modulation)[:2]
+        self._attended(x, shift, scale, attend)
+
+    def _modulation(self, modulation: Tensor) -> tuple[Tensor, ...]:
+        """Shift, scale and gate of attention, then of the feed-forward, each `[B, F, 1, dim]`."""
+        return (modulation + self.modulation)[:, :, :, None].unbind(2)
+
+    def _attended(self, x: Tensor, shift: Tensor, scale: Tensor, attend: Attend) -> Tensor:
+        normed = torch.addcmul(shift, layer_norm(x, (self.dim,), eps=self.eps), 1 + scale)
+        return self.self_attn.self_attention(normed.flatten(1, 2), self.layer, attend, self.memories)
 
 
 class Head(nn.Module):
@@ -189,6 +204,17 @@ class Travel(nn.Module):
         """The place of every token of `[B, F]` frames."""
         places, size = place_of(conditions.travelled(), self.step), (self.grid, self.head_dim, self.step.dtype)
         return Place(travel_rotations(places, *size), travel_addresses(places, *size) if self.remembers else None)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the blocks are given: x `[B, F, tokens, dim]`, embedding `[B, F, dim]`, modulation `[B, F, 6, dim]`, text `[B, L, dim]`."""
+
+    x: Tensor
+    embedding: Tensor
+    modulation: Tensor
+    text: Tensor
+    attend: Attend
 
 
 class VideoTransformer(nn.Module):
@@ -261,6 +287,23 @@ class VideoTransformer(nn.Module):
 
     def forward(self, latents: Tensor, sigma: Tensor, conditions: Conditions, attend: Attend) -> Tensor:
         """latents `[B, F, C, H, W]`, sigma `[B, F]` -> velocity of the latents' shape."""
+        run = self._enter(latents, sigma, conditions, attend)
+        x = run.x
+        for block in self.blocks:
+            x = block(x, run.modulation, run.text, run.attend)
+        return self.join_patches(self.head(x, run.embedding))
+
+    def write(self, latents: Tensor, sigma: Tensor, conditions: Conditions, attend: Attend) -> None:
+        """What `forward` writes into memory, without the velocity: nothing after the last layer's attention is computed."""
+        run = self._enter(latents, sigma, conditions, attend)
+        x = run.x
+        for block in self.blocks[:-1]:
+            x = block(x, run.modulation, run.text, run.attend)
+        last = self.blocks[-1]
+        assert isinstance(last, Block)
+        last.write(x, run.modulation, run.attend)
+
+    def _enter(self, latents: Tensor, sigma: Tensor, conditions: Conditions, attend: Attend) -> "Inputs":
         self._check(latents, sigma, conditions)
         embedding = self.time_embedding(sinusoids(1000 * sigma, self.config.freq_dim).to(latents.dtype))
         if self.config.action_dim:
@@ -269,10 +312,7 @@ class VideoTransformer(nn.Module):
         text = self.text_embedding(conditions.text) if self.config.text_dim else latents.new_zeros(latents.shape[0], 0, 0)
         if self.config.travel:
             attend = attend.placed(self.travel(conditions))
-        x = self.embed_patches(latents)
-        for block in self.blocks:
-            x = block(x, modulation, text, attend)
-        return self.join_patches(self.head(x, embedding))
+        return Inputs(self.embed_patches(latents), embedding, modulation, text, attend)
 
     def embed_patches(self, latents: Tensor) -> Tensor:
         """`[B, F, C, H, W]` -> `[B, F, tokens, dim]`: the patch convolution written as one matrix product."""

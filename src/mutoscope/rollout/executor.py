@@ -96,27 +96,31 @@ class Segment:
 
     def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """A pass writes and reads as its kind does; a commit reads what it wrote, a last pass what the chunks before it did."""
-        if self.item.kind != "last":
-            self._write(layer, memory, keys, values)
-        recalled = self._read(layer, memory, queries)
-        if self.item.kind == "last":
-            self._write(layer, memory, keys, values)
+        store, rows, kind, turn = self.store, self.item.rows, self.item.kind, self.turns.telling(memory)
+        writes, reads = kind in WRITERS[memory.written_from], kind in READERS[memory.written_from]
+        if writes and memory.written_at == "eviction":
+            store.await_eviction(layer, rows, self.plan.write_slots, keys, values, turn)
+            writes = False
+        told, asked = addresses(memory, (keys, queries), turn, (writes, reads))
+        if writes and kind != "last":
+            self._write(layer, memory, told, values)
+        recalled = memory.read(store.states[layer, rows], asked).to(queries.dtype) if reads else torch.zeros_like(queries)
+        if writes and kind == "last":
+            self._write(layer, memory, told, values)
         return recalled
 
-    def _write(self, layer: int, memory: RecallLayer, keys: Tensor, values: Tensor) -> None:
-        store, rows, turn = self.store, self.item.rows, self.turns.telling(memory)
-        if self.item.kind not in WRITERS[memory.written_from]:
-            return
-        if memory.written_at == "eviction":
-            store.await_eviction(layer, rows, self.plan.write_slots, keys, values, turn)
-        else:
-            store.states[layer, rows] = memory.writer()(store.states[layer, rows], memory.address(keys, turn), values)
+    def _write(self, layer: int, memory: RecallLayer, told: Tensor, values: Tensor) -> None:
+        states, rows = self.store.states, self.item.rows
+        states[layer, rows] = memory.writer()(states[layer, rows], told, values)
 
-    def _read(self, layer: int, memory: RecallLayer, queries: Tensor) -> Tensor:
-        store, rows = self.store, self.item.rows
-        if self.item.kind not in READERS[memory.written_from]:
-            return torch.zeros_like(queries)
-        return memory.read(store.states[layer, rows], memory.address(queries, self.turns.telling(memory))).to(queries.dtype)
+
+def addresses(memory: RecallLayer, pair: tuple[Tensor, Tensor], turn: Tensor, wanted: tuple[bool, bool]) -> tuple[Tensor, Tensor]:
+    """Keys and queries as a memory takes them, those that are wanted (the others as they are): both at once is faster than one by one."""
+    if all(wanted):
+        told, asked = memory.address(torch.stack(pair), turn)
+        return told, asked
+    told, asked = (memory.address(x, turn) if want else x for x, want in zip(pair, wanted, strict=True))
+    return told, asked
 
 
 class Streaming:
@@ -147,7 +151,10 @@ class Executor:
 
     @torch.no_grad()
     def run(self, passes: Sequence[Pass]) -> list[Tensor]:
-        """The velocity of every pass. All chunks must be of one length; each pass has a store or rows of its own."""
+        """The velocity of every pass, or nothing (an empty tensor) where all are commits: nobody asks for theirs.
+
+        All chunks must be of one length; each pass has a store or rows of its own.
+        """
         if len({item.plan.chunk.length for item in passes}) != 1:
             raise ConfigError("passes of different chunk lengths cannot share a forward")
         _check_apart(passes)
@@ -163,7 +170,11 @@ class Executor:
             first += size
         latents = torch.cat([item.latents for item in passes]) if len(passes) > 1 else passes[0].latents
         sigma = torch.cat([item.latents.new_full(item.latents.shape[:2], item.sigma) for item in passes])
-        velocity = self.model(latents, sigma, _stack([item.conditions for item in passes]), Streaming(attends))
+        inputs = latents, sigma, _stack([item.conditions for item in passes]), Streaming(attends)
+        if all(item.commits for item in passes):
+            self.model.write(*inputs)
+            return [latents.new_empty(0) for _ in passes]
+        velocity = self.model(*inputs)
         return [velocity[part] for part, _ in attends]
 
     def _attend(self, item: Pass) -> Attend:
@@ -185,6 +196,7 @@ class Executor:
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # kept for training's rollouts too
 def chunk_turns(position: int, length: int, grid: TokenGrid, head_dim: int, dtype: torch.dtype, device: torch.device) -> Turns:
     """How the tokens of a chunk's frames are turned; the passes of a chunk share one, and nobody writes into it."""
     return Turns.at(torch.arange(position, position + length, device=device), grid, head_dim, dtype)

@@ -126,13 +126,13 @@ class Session:
         self.reset_from(frames, actions, known, tuple(derive_seed(seed, "session row", row) for row in range(self.rows)))
         return frames[0].copy()
 
+    @torch.inference_mode()
     def reset_from(self, frames: np.ndarray, actions: np.ndarray, known: np.ndarray, seeds: Sequence[int]) -> None:
         """Commit real context: frames uint8 `[row, T, H, W, 3]`, actions `[row, T, A]`, known `[row, T]`; one seed per row."""
         self._begin(tuple(seeds))
         pixels = to_model_pixels(torch.from_numpy(np.ascontiguousarray(frames)).to(self.device))
-        with torch.no_grad():
-            latents = self.codec.encode(pixels)
-            _, self.codec_state = self.codec.decode_next(latents, self.codec_state)
+        latents = self.codec.encode(pixels)
+        _, self.codec_state = self.codec.decode_next(latents, self.codec_state)
         vectors = torch.from_numpy(np.array(actions, dtype=np.float32)).to(self.device)
         conditions = clip_conditions(vectors, torch.from_numpy(np.array(known, dtype=bool)).to(self.device), self.codec.temporal_stride)
         for frame in range(latents.shape[1]):
@@ -149,6 +149,7 @@ class Session:
         (pixels,) = step_together([self], [actions])
         return pixels
 
+    @torch.inference_mode()
     def commit(self) -> None:
         """Write the newest chunk into memory; nothing to do if that has happened. In play: after the frame was sent."""
         if self.pending is not None:
@@ -172,7 +173,7 @@ class Session:
         jobs = row_jobs(self.store, self.groups, self.chunk_frames, self.chunk_conditions, self._noise)
         return [self.sampler(job, steps) for job in jobs]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def close_chunk(self, latents: Tensor) -> np.ndarray:
         """Take over a finished chunk: decode it and keep it open for its commit."""
         self.pending, self.pending_conditions = latents, self.chunk_conditions
@@ -237,6 +238,7 @@ def choose_sampler(manifest: CheckpointManifest, config: SessionConfig) -> Sampl
     raise CheckpointError(f"a '{manifest.stage}' checkpoint cannot be played frame by frame; give one of a later stage")
 
 
+@torch.inference_mode()
 def step_together(sessions: Sequence[Session], actions: Sequence[np.ndarray]) -> list[np.ndarray]:
     """One chunk for several sessions of one checkpoint, of any age and step count, sharing forwards where they can."""
     if any(session.checkpoint.model is not sessions[0].checkpoint.model for session in sessions):
