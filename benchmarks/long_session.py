@@ -28,17 +28,33 @@ from mutoscope.core.streams import normal, numpy_stream, stream
 from mutoscope.evaluate.bootstrap import statistic_interval
 from mutoscope.memory.choosing import Different, Merging, Nearness, Participative, Retrieval
 from mutoscope.memory.heads import HeadWise
-from mutoscope.memory.kinds import STATES, FastWeights
-from mutoscope.memory.policy import Full, PolicyConfig, SinkWindow, Stateful, Window, integer_base
+from mutoscope.memory.kinds import STATES, FastWeights, LinearState
+from mutoscope.memory.policy import (
+    DeepSink,
+    EmaSink,
+    Full,
+    PolicyConfig,
+    RecencyBias,
+    RollingWindow,
+    SinkWindow,
+    Stateful,
+    Window,
+    integer_base,
+)
 from mutoscope.models.checkpoint import Checkpoint
 from mutoscope.recipes import recipe
 from mutoscope.rollout.session import Session, SessionConfig
 from mutoscope.train.config import CodecStage, ModelConfig, RunConfig
 
-CACHES: dict[str, Window | SinkWindow] = {"window": Window(8), "sink": SinkWindow(2, 6)}
 POLICIES: dict[str, PolicyConfig] = {
-    **CACHES,
-    **{f"{name}+{kind}": Stateful(cache, state) for name, cache in CACHES.items() for kind, state in STATES.items()},
+    "window": Window(8),
+    "sink": SinkWindow(2, 6),
+    "deep-sink": DeepSink(8),
+    "ema-sink": EmaSink(2, 6),
+    "rolling": RollingWindow(8),
+    "recency": RecencyBias(8),
+    **{f"window+{kind}": Stateful(Window(8), state) for kind, state in STATES.items()},
+    "sink+linear": Stateful(SinkWindow(2, 6), LinearState()),
     "participative": Participative(5, 2, 2, 3),
     "merging": Merging(8, 2),
     "different": Different(8, 2),
