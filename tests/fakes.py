@@ -65,11 +65,14 @@ ALL_POLICIES = POLICIES | RULES | STATEFUL
 # Those that choose by content; the archives hold five frames of the tiny model in float64, so that eleven overflow them.
 CHOOSING: dict[str, ContentConfig] = {
     "participative": Participative(budget=4, recent=1, sink=1, room=3),
+    "participative frames": Participative(budget=4, recent=1, sink=1, room=3, grain="frames"),
     "similarity": Retrieval(2, 4, "similarity", host_mib=0.06),
     "place": Retrieval(2, 4, "place", host_mib=0.06),
     "merging": Merging(6, recent=1),
     "different": Different(6, recent=2),
+    "different tokens": Different(6, recent=2, grain="tokens"),
     "head-wise": HeadWise(1, sink=1, window=3, frames=6, recent=1, heads=((1,), (0,))),
+    "head-wise frames": HeadWise(1, sink=1, window=3, frames=6, recent=1, heads=((1,), (0,)), grain="frames"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,18 @@ from mutoscope.models.rope import rotate, rotations
 from mutoscope.models.transformer import VideoTransformer
 
 Choosing = Participative | Retrieval | Merging | Different | SinkWindow
-Score = Callable[["ListPlayer", int, Conditions], float]
+Score = Callable[["ListPlayer", Any, Conditions], float]
+"""How good a frame is, by its number; or a token (class Token), where tokens are chosen."""
+
+
+class Token(NamedTuple):
+    """A token that may be chosen: whose, in which slot's frame it lies now, and where it comes from."""
+
+    layer: int
+    head: int
+    lies: int
+    frame: int
+    place: int
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,48 @@ class ListPlayer:
     sources: list[tuple[int, int]] = field(default_factory=list)
     writes: bool = False
     place: Tensor | None = None
+    mosaics: dict[tuple[int, int, int], list[tuple[int, int]]] = field(
+        default_factory=dict
+    )  # layer, head, frame -> frame and place of tokens
+
+    def tokens(self, layer: int, head: int, frame: int) -> list[tuple[int, int]]:
+        """What a slot's frame holds for a head: by frame and place."""
+        return self.mosaics.get((layer, head, frame), [(frame, place) for place in range(self.model.config.grid.tokens)])
+
+    def sift(self, between: list[int], room: int, conditions: Conditions) -> list[int]:
+        """Every head of every layer chooses among the tokens of some frames; the first `room` of these hold them from now on."""
+        size, heirs = self.model.config.grid.tokens, between[:room]
+        chosen = {}
+        for layer in range(self.model.config.num_layers):
+            for head in range(self.told[layer, between[0]].keys.shape[1]):
+                all_tokens = [Token(layer, head, lies, *token) for lies in between for token in self.tokens(layer, head, lies)]
+                best = sorted(all_tokens, key=lambda token: self.score(self, token, conditions), reverse=True)[: room * size]
+                row = [(token.frame, token.place) for token in all_tokens if token in best]
+                chosen |= {(layer, head, heir): row[place * size : (place + 1) * size] for place, heir in enumerate(heirs)}
+        self.mosaics |= chosen
+        return heirs
+
+    def keys_of(self, layer: int, frame: int, position: int) -> Tensor:
+        """A slot's keys, each turned to where its token stood and to the slot's time."""
+        if (layer, 0, frame) not in self.mosaics:
+            return self.at(self.of(layer, frame, "keys"), [position])
+        heads = range(self.told[layer, frame].keys.shape[1])
+        return torch.stack(
+            [torch.cat([self.key(layer, head, *token, position) for token in self.tokens(layer, head, frame)], dim=1) for head in heads],
+            dim=1,
+        )
+
+    def key(self, layer: int, head: int, frame: int, place: int, position: int) -> Tensor:
+        """One head's key of one token at a position, `[1, 1, D]`."""
+        return self.at(self.told[layer, frame].keys[:, head], [position])[:, place : place + 1]
+
+    def values_of(self, layer: int, frame: int) -> Tensor:
+        """A slot's values."""
+        if (layer, 0, frame) not in self.mosaics:
+            return self.of(layer, frame, "values")
+        heads = range(self.told[layer, frame].values.shape[1])
+        picked = [[self.told[layer, each].values[:, head, place] for each, place in self.tokens(layer, head, frame)] for head in heads]
+        return torch.stack([torch.stack(row, dim=1) for row in picked], dim=1)
 
     def open(self, frames: Sequence[int], conditions: Conditions) -> list[int]:
         """Choose what the next chunk reads; the frames, in order."""
@@ -66,13 +120,15 @@ class ListPlayer:
         elif isinstance(self.policy, Different):
             older, recent = everything[: len(everything) - self.policy.recent], everything[len(everything) - self.policy.recent :]
             spare = max(0, len(everything) + len(frames) - self.policy.frames)
-            chosen = best(older, len(older) - spare) + recent if spare else everything
+            keep = best if self.policy.grain == "frames" else lambda some, count: self.sift(some, count, conditions)
+            chosen = keep(older, len(older) - spare) + recent if spare else everything
         elif len(everything) + len(frames) <= self.policy.budget + self.policy.room:
             chosen = everything
         else:
             sinks, rest = everything[: self.policy.sink], everything[self.policy.sink :]
             between, recent = rest[: -self.policy.recent], rest[-self.policy.recent :]
-            chosen = sinks + best(between, self.policy.budget - len(sinks) - len(recent)) + recent
+            keep = best if self.policy.grain == "frames" else lambda some, count: self.sift(some, count, conditions)
+            chosen = sinks + keep(between, self.policy.budget - len(sinks) - len(recent)) + recent
         if isinstance(self.policy, Retrieval):
             self.shelved = sorted({*self.shelved, *(frame for frame in self.slots if frame not in chosen)})[-self.shelf :]
         self.sources = [(frame, frames[0] - len(chosen) + place) for place, frame in enumerate(chosen)]
@@ -92,7 +148,7 @@ class ListPlayer:
         raw, count = keys, len(self.chunk)
         if self.place is not None:
             queries, keys = rotate(queries, self.place), rotate(keys, self.place)
-        past = [(self.at(self.of(layer, frame, "keys"), [position]), self.of(layer, frame, "values")) for frame, position in self.sources]
+        past = [(self.keys_of(layer, frame, position), self.values_of(layer, frame)) for frame, position in self.sources]
         seen = [*past, (self.at(keys, self.chunk), values)]
         if self.writes:
             parts = zip(*(tensor.detach().chunk(count, dim=2) for tensor in (queries, keys, raw, values)), strict=True)
@@ -133,6 +189,23 @@ def by_attention(player: ListPlayer, frame: int, conditions: Conditions) -> floa
     return total
 
 
+def by_token_attention(player: ListPlayer, token: Token, conditions: Conditions) -> float:
+    """All logits that the recent frames' queries give to a token's key, as it stands, without the division."""
+    key, total = player.key(token.layer, token.head, token.frame, token.place, player.slots[token.lies]), 0.0
+    for asking in sorted(player.slots)[-player.policy.recent :]:
+        queries = player.at(player.told[token.layer, asking].queries[:, token.head], [player.slots[asking]])
+        total += float((queries @ key.transpose(-1, -2)).sum())
+    return total
+
+
+def by_change(player: ListPlayer, token: Token, conditions: Conditions) -> float:
+    """1 - the cosine with the key that stood at the token's place one frame before, to seven digits: what is noted is so short."""
+    if token.frame == 0:
+        return 2.0
+    now, before = (player.told[token.layer, frame].keys[0, token.head, token.place] for frame in (token.frame, token.frame - 1))
+    return float((1 - now @ before / (now.norm() * before.norm())).float())
+
+
 def by_similarity(player: ListPlayer, frame: int, conditions: Conditions) -> float:
     """Cosine of mean raw keys with the newest frame's, averaged over layers and heads."""
     return alike(player, frame, max(player.slots))
@@ -171,6 +244,8 @@ def by_place(player: ListPlayer, frame: int, conditions: Conditions) -> float:
 
 SCORES: dict[str, Score] = {
     "participation": by_attention,
+    "tokens' participation": by_token_attention,
+    "tokens' change": by_change,
     "similarity": by_similarity,
     "place": by_place,
     "repetition": by_repetition,
@@ -228,9 +303,9 @@ def list_player(model: VideoTransformer, policy: Choosing | HeadWise, max_chunk:
     """A fresh player; the archive's room is counted by hand: two tensors of every layer, and the note."""
     config = model.config
     if isinstance(policy, HeadWise):
-        rules = SinkWindow(policy.sink, policy.window), Different(policy.frames, policy.recent)
+        rules = SinkWindow(policy.sink, policy.window), Different(policy.frames, policy.recent, policy.grain)
         static = policy.heads or [range(policy.static)] * config.num_layers
-        return HeadPlayer(model, static, [ListPlayer(model, rule, 0, score or by_difference) for rule in rules])
+        return HeadPlayer(model, static, [ListPlayer(model, rule, 0, score or SCORES[policy.criterion]) for rule in rules])
     numbers = config.num_layers * config.dim
     note = 2 if policy.criterion == "place" else numbers
     frame = 8 * (2 * numbers * config.grid.tokens + note)

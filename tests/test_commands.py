@@ -270,8 +270,10 @@ def test_the_catalogue_offers_what_the_checkpoints_can(untrained, tmp_path):
     teacher = save(untrained, tmp_path / "teacher", stage="autoregressive", student_steps=32)
     catalogue = build_catalogue((str(student), str(teacher)), "cpu")
     assert [choice.steps for choice in catalogue.choices[:2]] == [(2, 1, 4), (2, 1, 4, 32)]
-    chosen = ("participative=6,recent=2,sink=3,room=2", "retrieval=2,window=6,by=similarity,host_mib=256.0", "merging=8,recent=2")
-    chosen += ("different=8,recent=2", f"head-wise={untrained.model.config.num_heads // 2},sink=1,window=1,frames=8,recent=2")
+    chosen = ("participative=6,recent=2,sink=3,room=2,grain=tokens",)
+    chosen += ("retrieval=2,window=6,by=similarity,host_mib=256.0", "merging=8,recent=2")
+    chosen += ("different=8,recent=2,grain=frames",)
+    chosen += (f"head-wise={untrained.model.config.num_heads // 2},sink=1,window=1,frames=8,recent=2,grain=tokens",)
     assert catalogue.choices[0].policies == ("window=8", "window=4", "sink=1,window=7", *chosen)
     assert catalogue.choices[0].starts == ("start 0",)
     assert [pane.choice for pane in catalogue.panes][:2] == [choice.id for choice in catalogue.choices[:2]]
@@ -287,7 +289,7 @@ def test_the_catalogue_offers_what_the_checkpoints_can(untrained, tmp_path):
 def test_play_begins_with_the_memory_that_was_asked_for(untrained, tmp_path):
     path = str(save(untrained, tmp_path / "student", memory=Window(8)))
     asked = (("", "window=8"), ("sink", "sink=1,window=7"), ("full:full=30", "full=30"), ("window", "window=8"))
-    for memory, first in (*asked, ("participative", "participative=6,recent=2,sink=3,room=2")):
+    for memory, first in (*asked, ("participative", "participative=6,recent=2,sink=3,room=2,grain=tokens")):
         catalogue = build_catalogue((path,), "cpu", memory)
         (choice, options), *_ = catalogue.match(catalogue.panes)
         assert options.policy == first and len(set(choice.policies)) == len(choice.policies)
@@ -365,11 +367,11 @@ def test_a_plan_counts_the_host_apart(capsys):
 
 
 def test_a_plan_counts_the_heads_of_each_group(capsys):
-    """Static heads: a sink, kept unrotated too, and six more; dynamic ones: three tensors of 21 frames, and notes."""
+    """Static heads: a sink, kept unrotated too, and six more; dynamic ones: three tensors of 21 frames, and two numbers a token."""
     assert cli.main(["plan", "wan-1.3b", "--tokens", "1024", "--policies", "head-wise=4,sink=1,window=6,frames=21"]) == 0
-    tensor, note = 30 * 128 * 1024 * 2, 30 * 128 * 8
+    tensor, marks = 30 * 128 * 1024 * 2, 30 * 1024 * 8
     printed = capsys.readouterr().out
-    assert f"{4 * (2 * 7 + 1) * tensor + 8 * 21 * (3 * tensor + note):,}" in printed
+    assert f"{4 * (2 * 7 + 1) * tensor + 8 * 21 * (3 * tensor + marks):,}" in printed
     assert "reads back at most 20 frames, 4 of 12 heads at most 6" in printed
     assert cli.main(["plan", "wan-1.3b", "--policies", "head-wise=13"]) == 2
     assert "has 13 static heads, and the model 30 layers of 12 heads" in capsys.readouterr().err

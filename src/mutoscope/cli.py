@@ -18,6 +18,7 @@ COMMANDS = {
     "generate": "write a video from a checkpoint and an action script",
     "play": "play a learned world in the browser",
     "plan": "bytes of a memory per policy, for any model",
+    "heads": "measure which attention heads need little memory",
     "study": "run a study: a grid of small trainings that answers one question",
     "bench": "measure latency and throughput on this machine",
 }

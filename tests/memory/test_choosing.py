@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import pytest
 import torch
@@ -11,18 +12,20 @@ from hypothesis import strategies as st
 
 from fakes import CHOOSING
 from mutoscope.core.errors import ConfigError
-from mutoscope.memory.choosing import Different, Merging, Participative, Retrieval
+from mutoscope.memory.choosing import Different, Grain, Merging, Participative, Retrieval
+from mutoscope.memory.frames import Sift
 from mutoscope.memory.ledger import ChunkPlan, Ledger, SlotSource, Transfer
 from mutoscope.memory.policy import ChoosingConfig, SinkWindow, Window, archive_bytes, integer_base, sinks_of, training_base
 from mutoscope.memory.scoring import best_first, difference, nearness, participation, similarity, token_sums
 from mutoscope.memory.store import CacheSpec, MemoryStore
 
 participatives = st.builds(
-    lambda sink, recent, chosen, room: Participative(sink + recent + chosen, recent, sink, room),
-    st.integers(0, 3), st.integers(1, 3), st.integers(0, 3), st.integers(3, 5),
+    lambda sink, recent, chosen, room, grain: Participative(sink + recent + chosen, recent, sink, room, grain),
+    st.integers(0, 3), st.integers(1, 3), st.integers(0, 3), st.integers(3, 5), st.sampled_from(get_args(Grain)),
 )  # fmt: skip
 mergings = st.builds(lambda recent, more: Merging(recent + more, recent), st.integers(0, 3), st.integers(4, 7))
 differents = st.builds(lambda recent, more: Different(recent + more, recent), st.integers(0, 3), st.integers(4, 7))
+differents |= st.builds(lambda recent, more: Different(recent + more, recent, "tokens"), st.integers(1, 3), st.integers(4, 7))
 retrievals = st.builds(Retrieval, st.integers(1, 4), st.integers(3, 6))
 lengths = st.lists(st.integers(1, 3), min_size=1, max_size=14)
 tastes = st.permutations(range(42))
@@ -31,6 +34,11 @@ tastes = st.permutations(range(42))
 def best_of(frames: list[int], count: int, taste: list[int]) -> list[int]:
     """The `count` frames that come first in `taste`, in order of time."""
     return sorted(sorted(frames, key=taste.index)[:count])
+
+
+def keep_of(policy: ChoosingConfig, frames: list[int], count: int, taste: list[int]) -> list[int]:
+    """The same, or where single tokens are chosen the first `count`, whose slots take them, whatever the taste."""
+    return frames[:count] if policy.criterion.startswith("tokens'") else best_of(frames, count, taste)
 
 
 def listed(policy: ChoosingConfig, remembered: list[int], length: int, taste: list[int]) -> list[int]:
@@ -45,12 +53,12 @@ def listed(policy: ChoosingConfig, remembered: list[int], length: int, taste: li
     if isinstance(policy, Different):
         spare, newest = max(0, len(remembered) + length - policy.frames), remembered[len(remembered) - policy.recent :]
         older = remembered[: len(remembered) - policy.recent]
-        return best_of(older, len(older) - spare, taste) + newest if spare else remembered
+        return keep_of(policy, older, len(older) - spare, taste) + newest if spare else remembered
     if len(remembered) + length <= policy.budget + policy.room:
         return remembered
     sinks, newest = remembered[: policy.sink], remembered[-policy.recent :]
     between = [frame for frame in remembered if frame not in (*sinks, *newest)]
-    return sinks + best_of(between, policy.budget - policy.sink - policy.recent, taste) + newest
+    return sinks + keep_of(policy, between, policy.budget - policy.sink - policy.recent, taste) + newest
 
 
 @dataclass
@@ -79,7 +87,10 @@ def follows_the_list(ledger: Ledger, rule: ChoosingConfig, chunks: list[int], ta
     cupboard, start = Cupboard({}, {}), 0
     for length in chunks:
         wanted = listed(rule, sorted({*held, *away}), length, taste)
-        plan = ledger.open_chunk(length, tuple(sorted(ledger.candidates(length), key=taste.index)))
+        ranks, heirs, picks = tuple(sorted(ledger.candidates(length), key=taste.index)), ledger.heirs(length), torch.zeros(1)
+        plan = ledger.open_chunk(length, ranks, picks if heirs else None)
+        if plan.sifts != ((Sift(tuple(sorted(ranks)), heirs, picks),) if heirs else ()):
+            return False
         positions = range(start - len(wanted), start)
         if [(source.frame, source.position) for source in plan.sources] != list(zip(wanted, positions, strict=True)):
             return False
@@ -88,6 +99,8 @@ def follows_the_list(ledger: Ledger, rule: ChoosingConfig, chunks: list[int], ta
         if not cupboard.follow(plan) or ledger.candidates(length) or ledger.open_chunk(length) is not plan:
             return False
         ledger.commit()
+        if ledger.mosaics - {*wanted} or {*heirs} - ledger.mosaics:
+            return False
         if sorted(ledger.slot_of) != sorted(held) or sorted(ledger.shelf_of) != away:
             return False
         start += length
@@ -138,6 +151,11 @@ class GivesUpSinks(Participative):
         return super().past(chunk, tuple(frame for frame in remembered if frame or chunk.start < 9), ranks)
 
 
+class LastHeirs(Participative):
+    def heirs(self, chunk, remembered):
+        return self.candidates(chunk, remembered)[-(self.budget - self.sink - self.recent) :]
+
+
 ODD_TASTE = [*range(0, 42, 2), *range(1, 42, 2)]
 
 
@@ -150,9 +168,11 @@ ODD_TASTE = [*range(0, 42, 2), *range(1, 42, 2)]
         (Ledger(Merging(7, 2), 7), Merging(7, 3)),
         (Ledger(KeepsTheAlike(7, 2), 7), Different(7, 2)),
         (Ledger(Different(7, 2), 7), Different(7, 3)),
-        (Ledger(TakesTheWorst(6, 1, 1, 3), 9), Participative(6, 1, 1, 3)),
-        (Ledger(GivesUpSinks(6, 1, 1, 3), 9), Participative(6, 1, 1, 3)),
-        (Ledger(Participative(6, 2, 1, 3), 9), Participative(6, 1, 1, 3)),
+        (Ledger(TakesTheWorst(6, 1, 1, 3, "frames"), 9), Participative(6, 1, 1, 3, "frames")),
+        (Ledger(GivesUpSinks(6, 1, 1, 3, "frames"), 9), Participative(6, 1, 1, 3, "frames")),
+        (Ledger(Participative(6, 2, 1, 3, "frames"), 9), Participative(6, 1, 1, 3, "frames")),
+        (Ledger(LastHeirs(6, 1, 1, 3), 9), Participative(6, 1, 1, 3)),
+        (Ledger(Participative(6, 1, 1, 3, "frames"), 9), Participative(6, 1, 1, 3)),
     ],
     ids=[
         "full archive takes nothing",
@@ -164,6 +184,8 @@ ODD_TASTE = [*range(0, 42, 2), *range(1, 42, 2)]
         "the worst",
         "sink given up",
         "one more recent",
+        "newest heirs",
+        "whole frames",
     ],
 )
 def test_what_is_chosen_broken_twins(ledger, rule):
@@ -208,19 +230,25 @@ def test_a_frame_that_is_given_back_is_not_stored_twice():
 
 
 def test_the_published_sizes_by_hand():
-    """Deep Forcing: 21 slots are compressed to 16 frames: 10 sinks, 4 recent ones and the best two of the rest."""
-    ledger = Ledger(Participative(), Participative().capacity(1))
+    """Deep Forcing: 21 slots are compressed to 16: 10 sinks, 4 recent ones, and two for the best tokens of the rest; or the best frames."""
+    assert opened(Participative()) == ([*range(12), 17, 18, 19, 20], [((10, 11, 12, 13, 14, 15, 16), (10, 11))])
+    assert opened(Participative(grain="frames")) == ([*range(10), 12, 15, 17, 18, 19, 20], [])
+    assert Participative.of_frames(21) == Participative() and sinks_of(Participative()) == 10
+    assert training_base(Participative()) == SinkWindow(10, 11) and training_base(Participative(4, 4, 0, 3)) == Window(7)
+    assert integer_base(Retrieval(2, 5)) == Window(5) and integer_base(Window(3)) == Window(3)
+
+
+def opened(policy: Participative) -> tuple[list[int], list]:
+    """What frame 21 reads of the published sizes, and what is sifted for it."""
+    ledger = Ledger(policy, policy.capacity(1))
     for _ in range(21):
         assert ledger.candidates(1) == ()
         ledger.open_chunk(1)
         ledger.commit()
     assert ledger.num_slots == 21 and ledger.candidates(1) == tuple(range(10, 17))
-    plan = ledger.open_chunk(1, (12, 15, 10, 11, 13, 14, 16))
-    assert [source.frame for source in plan.sources] == [*range(10), 12, 15, 17, 18, 19, 20]
+    plan = ledger.open_chunk(1, (12, 15, 10, 11, 13, 14, 16), torch.zeros(1) if ledger.heirs(1) else None)
     assert [source.position for source in plan.sources] == list(range(5, 21))
-    assert Participative.of_frames(21) == Participative() and sinks_of(Participative()) == 10
-    assert training_base(Participative()) == SinkWindow(10, 11) and training_base(Participative(4, 4, 0, 3)) == Window(7)
-    assert integer_base(Retrieval(2, 5)) == Window(5) and integer_base(Window(3)) == Window(3)
+    return [source.frame for source in plan.sources], [(item.frames, item.heirs) for item in plan.sifts]
 
 
 def test_ranks_of_other_frames_are_refused():

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.streams import normal, stream
-from mutoscope.memory.choosing import Different
+from mutoscope.memory.choosing import Different, Grain
 from mutoscope.memory.contents import most_frames, shelved_frames, slot_contents
 from mutoscope.memory.head_store import HeadSpec, HeadStore, cache_spec
 from mutoscope.memory.heads import HeadWise
@@ -20,7 +21,7 @@ from mutoscope.memory.scoring import NO_SCORER
 from mutoscope.memory.store import MemoryStore
 from mutoscope.models.scorers import Difference
 
-POLICY = HeadWise(1, sink=1, window=3, frames=5, recent=1, heads=((1,), (0,)))
+POLICY = HeadWise(1, sink=1, window=3, frames=5, recent=1, heads=((1,), (0,)), grain="frames")
 SPEC = HeadSpec(layers=2, heads=3, head_dim=2, tokens=3, policy=POLICY, max_chunk=1)
 ROW = slice(0, 1)
 
@@ -52,7 +53,7 @@ def test_static_heads_are_the_first_ones_or_those_that_are_named():
     assert HeadWise(1).groups(2, 3) == (((0,), (0,)), ((1, 2), (1, 2)))
     assert POLICY.groups(2, 3) == (((1,), (0,)), ((0, 2), (1, 2)))
     assert head_parts(POLICY, 2, 3) == ((SinkWindow(1, 3), ((1,), (0,))), (Different(5, 1), ((0, 2), (1, 2))))
-    assert [part for part, _ in head_parts(HeadWise(0), 2, 3)] == [Different(21, 4)], "a group without heads is none"
+    assert [part for part, _ in head_parts(HeadWise(0), 2, 3)] == [Different(21, 4, "tokens")], "a group without heads is none"
     assert [part for part, _ in head_parts(HeadWise(3), 2, 3)] == [SinkWindow(1, 6)]
     assert training_base(POLICY) == integer_base(POLICY) == Window(5)
     assert POLICY.capacity(1) == 5 and HeadWise(1, 2, 7, 8, 2).capacity(3) == 9
@@ -64,6 +65,8 @@ def test_static_heads_are_the_first_ones_or_those_that_are_named():
         (lambda: HeadWise(-1), "cannot have -1 static heads"),
         (lambda: HeadWise(1, sink=0), "sink of at least 1"),
         (lambda: HeadWise(1, window=0), "window of at least 1"),
+        (lambda: HeadWise(1, recent=0), "recent of at least 1"),
+        (lambda: HeadWise(1, grain="sand"), "unknown grain of a memory that chooses 'sand'; known: frames, tokens"),
         (lambda: HeadWise(1, frames=5, recent=4), "'head-wise' of 5 frames cannot keep 4 recent ones and another"),
         (lambda: HeadWise(2, heads=((1, 0),)), r"in order for every layer, got \(1, 0\)"),
         (lambda: HeadWise(2, heads=((0, 1), (1, 1))), r"got \(1, 1\)"),
@@ -119,10 +122,18 @@ def test_positions_have_no_gaps_and_groups_have_slots_of_their_own():
 
 
 @settings(max_examples=25)
-@given(st.integers(1, 3), st.integers(1, 4), st.integers(0, 4), st.integers(1, 3), st.integers(1, 3), st.booleans())
-def test_bytes_are_what_is_allocated(layers, heads, static, tokens, rows, half):
+@given(
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(0, 4),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.booleans(),
+    st.sampled_from(get_args(Grain)),
+)
+def test_bytes_are_what_is_allocated(layers, heads, static, tokens, rows, half, grain):
     dtype = torch.float16 if half else torch.float32
-    spec = cache_spec(layers, heads, 6, tokens, HeadWise(min(static, heads), 1, 3, 6, 1), 3, rows)
+    spec = cache_spec(layers, heads, 6, tokens, HeadWise(min(static, heads), 1, 3, 6, 1, grain=grain), 3, rows)
     store = made(spec, dtype)
     tensors = [value for part in store.parts for value in vars(part).values() if isinstance(value, torch.Tensor)]
     assert spec.bytes(dtype) == store.bytes == sum(tensor.untyped_storage().nbytes() for tensor in tensors)

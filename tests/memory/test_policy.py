@@ -3,13 +3,16 @@
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import get_args
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mutoscope.core.errors import CapacityError, ConfigError
-from mutoscope.memory.choosing import Criterion, Different, Merging, Participative, Retrieval
+from mutoscope.memory.choosing import Criterion, Different, Grain, Merging, Participative, Retrieval
 from mutoscope.memory.heads import HeadWise
 from mutoscope.memory.kinds import STATES
 from mutoscope.memory.ledger import Ledger, layout, sources_of
@@ -175,7 +178,8 @@ def chosen(policy: ChoosingConfig, criterion: Criterion) -> tuple:
     """The plans of twelve frames where odd frames are the better ones, and what says so."""
     ledger, plans = Ledger(policy, policy.capacity(1), num_shelves=12 if isinstance(policy, Retrieval) else 0), []
     for _ in range(12):
-        plans.append(sources_of(ledger.open_chunk(1, tuple(sorted(ledger.candidates(1), key=lambda frame: (-(frame % 2), frame))))))
+        ranks = tuple(sorted(ledger.candidates(1), key=lambda frame: (-(frame % 2), frame)))
+        plans.append(sources_of(ledger.open_chunk(1, ranks, np.zeros(1) if ledger.heirs(1) else None)))
         ledger.commit()
     return (*plans, criterion)
 
@@ -196,7 +200,15 @@ def trace(policy: AnyMemory) -> tuple:
 
 def test_no_two_policies_differ_in_name_only():
     caches = [kind.of_frames(6) if kind is not Full else Full(12) for kind in POLICIES.values()]
-    caches += [Retrieval(2, 4, "place"), HeadWise(1, frames=6, heads=((1,), (0,))), HeadWise(2), HeadWise(0, frames=6)]
+    caches += [replace(kind.of_frames(6), grain=grain) for kind in (Participative, Different) for grain in get_args(Grain)]
+    caches = list(dict.fromkeys(caches))
+    caches += [
+        Retrieval(2, 4, "place"),
+        HeadWise(0, frames=6, grain="frames"),
+        HeadWise(1, frames=6, heads=((1,), (0,))),
+        HeadWise(2),
+        HeadWise(0, frames=6),
+    ]
     traces = [trace(policy) for policy in (*caches, *(Stateful(Window(6), state) for state in STATES.values()))]
     assert all(first != second for index, first in enumerate(traces) for second in traces[:index])
     assert trace(Retrieval(2, 4))[:-1] == trace(Retrieval(2, 4, "place"))[:-1], "two ways to judge; with one judgement they are the same"

@@ -14,7 +14,7 @@ from mutoscope.memory.heads import HeadWise
 from mutoscope.memory.policy import Full
 from mutoscope.models.denoise import clip_layout, encode_context
 from mutoscope.models.rope import rotate
-from mutoscope.models.static_heads import head_shares, most_static, near_frames, near_share, with_static_heads
+from mutoscope.models.static_heads import clip_shares, head_shares, most_static, near_frames, near_share, with_heads
 
 POLICY = HeadWise(1, sink=1, window=3)
 CUTS = {"frame-wise": (1,) * 7, "chunks of 3": (1, 3, 3)}
@@ -90,6 +90,6 @@ def test_a_checkpoint_names_its_static_heads():
     checkpoint = tiny_checkpoint()
     frames = torch.randint(0, 256, (2, 7, WORLD.height, WORLD.width, 3), generator=stream(0, "clips"), dtype=torch.uint8).numpy()
     actions, known = np.zeros((2, 7, ACTIONS.dim), np.float32), np.ones((2, 7), bool)
-    found = with_static_heads(checkpoint, POLICY, frames, actions, known)
+    found = with_heads(POLICY, clip_shares(checkpoint, POLICY, frames, actions, known))
     assert replace(found, heads=()) == POLICY and len(found.heads) == 2
     assert found.groups(2, 2)[0] == found.heads

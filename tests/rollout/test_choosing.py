@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -12,13 +13,14 @@ from listed import SCORES, Player, Score, list_player
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.streams import normal, stream
 from mutoscope.memory import store as stores
-from mutoscope.memory.choosing import Participative, Retrieval
+from mutoscope.memory.choosing import Grain, Participative, Retrieval
 from mutoscope.memory.head_store import AnyStore
 from mutoscope.memory.ledger import Ledger, chunk_lengths
 from mutoscope.memory.policy import ContentConfig, training_base
 from mutoscope.memory.store import MemoryStore
 from mutoscope.models import scorers
 from mutoscope.models.denoise import clip_layout, played_layout, replay, replay_since
+from mutoscope.models.past import Past
 from mutoscope.models.transformer import VideoTransformer
 from mutoscope.noise.schedule import few_step_levels, x0_from_velocity
 from mutoscope.rollout.executor import Executor, Pass, drive
@@ -73,9 +75,32 @@ def test_streaming_broken_twins_with_another_taste(policy):
 
 
 def test_participation_broken_twin_without_the_turn_in_time(monkeypatch):
-    monkeypatch.setattr(scorers.Participation, "_turned", lambda self, sums, positions: sums)
-    policy = Participative(budget=4, recent=2, sink=1, room=1)
-    assert not agree(policy, (1,) * FRAMES, SCORES["participation"])
+    rules = [Participative(4, 2, 1, 1, grain) for grain in get_args(Grain)]
+    assert all(agree(rule, (1,) * FRAMES, SCORES[rule.criterion]) for rule in rules)
+    monkeypatch.setattr(scorers, "in_time", lambda sums, positions, head_dim: sums)
+    assert not any(agree(rule, (1,) * FRAMES, SCORES[rule.criterion]) for rule in rules)
+
+
+TOKENWISE = [name for name, rule in CHOOSING.items() if rule.criterion.startswith("tokens'")]
+
+
+@pytest.mark.parametrize("policy", TOKENWISE)
+def test_tokens_broken_twin_whose_keys_are_turned_to_their_new_place_on_the_screen(policy, monkeypatch):
+    monkeypatch.setattr(MemoryStore, "is_mosaic", lambda self, row, slot: False)
+    assert not agree(CHOOSING[policy], LONG_CUTS["frame-wise"], SCORES[CHOOSING[policy].criterion])
+
+
+@pytest.mark.parametrize("policy", TOKENWISE)
+def test_the_replay_broken_twins_that_lose_their_tokens(policy, monkeypatch):
+    """One forgets where tokens stood, one what was chosen before the chunk at which it begins."""
+    model, plan = model_for(CHOOSING[policy]), plan_of(policy, 1)
+    rollout = rolled_out(model, plan)
+    anywhere = lambda self, frame: torch.arange(model.config.grid.tokens).expand(self.original[frame].shape[1], -1)  # noqa: E731
+    for place, wrong in (("home", anywhere), ("sift", lambda self, item, layer: None)):
+        with monkeypatch.context() as patched:
+            patched.setattr(Past, place, wrong)
+            assert not torch.allclose(samples_of(model, rollout, 8), rollout.clean[:, 8:], atol=1e-6)
+    assert torch.allclose(samples_of(model, rollout, 8), rollout.clean[:, 8:], atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +269,7 @@ def test_a_rollouts_noise_does_not_depend_on_how_rows_are_grouped():
 
 @pytest.mark.parametrize("policy", CHOOSING)
 def test_data_is_not_played_and_says_what_to_train_under(policy):
-    with pytest.raises(ConfigError, match=f"train under '{'sink' if policy == 'participative' else 'window'}' .*, then play or match"):
+    with pytest.raises(ConfigError, match=f"train under '{'sink' if 'participative' in policy else 'window'}' .*, then play or match"):
         clip_layout(model_for(CHOOSING[policy]), CHOOSING[policy], (1,) * 4, "cpu")
 
 

@@ -95,11 +95,21 @@ def test_parking_broken_twins_that_forget_notes_or_shelves(policy):
         session = started(SMALL[policy])
         play(session, 16)
         parked = session.snapshot()
-        # Notes are the fourth of the tensors, and the third of the archive's.
+        # Notes are the fourth of the tensors and changes of tokens the last one, behind their homes; an archive has notes of its own.
         for part in parked.memory.get("parts", [parked.memory]):
-            for tensor in (part["tensors"][3],) if forgotten == "tensors" else part["archive"]:
+            for tensor in (part["tensors"][3], part["tensors"][-1]) if forgotten == "tensors" else part["archive"]:
                 tensor.normal_(generator=torch.Generator().manual_seed(1))
         assert resumes(session, parked, 26) == (forgotten == "archive" and not isinstance(SMALL[policy], Retrieval))
+
+
+@pytest.mark.parametrize("policy", [name for name, rule in SMALL.items() if rule.criterion.startswith("tokens'")])
+def test_parking_broken_twin_that_forgets_where_tokens_stood(policy):
+    session = started(SMALL[policy])
+    play(session, 16)
+    parked = session.snapshot()
+    for part in parked.memory.get("parts", [parked.memory]):
+        part["tensors"][-2].zero_()
+    assert not resumes(session, parked, 26)
 
 
 def holdings(session: Session) -> tuple[int, ...]:
@@ -107,7 +117,7 @@ def holdings(session: Session) -> tuple[int, ...]:
     parts = session.store.parts
     held = sum(value.numel() * value.element_size() for store in parts for value in vars(store).values() if isinstance(value, Tensor))
     ledgers = [store.ledgers[0] for store in parts]
-    books = [book for ledger in ledgers for book in (ledger.slot_of, ledger.shelf_of, ledger.evicted, ledger.blends)]
+    books = [book for ledger in ledgers for book in (ledger.slot_of, ledger.shelf_of, ledger.evicted, ledger.blends, ledger.sifts)]
     archived = sum(tensor.untyped_storage().nbytes() for store in parts for tensor in store.archive.tensors)
     return held, archived, *(len(store.positions[0]) for store in parts), *map(len, books)
 

@@ -1,6 +1,7 @@
 """Head-wise memories in streams: groups of all heads are the plain memories, rows and memories share forwards, heads find their way."""
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from fakes import CHOOSING, STATEFUL, model_for, tiny_conditions, tiny_latents, 
 from listed import HeadPlayer, list_player
 from mutoscope.core.errors import ConfigError
 from mutoscope.memory import head_store as head_stores
-from mutoscope.memory.choosing import Different
+from mutoscope.memory.choosing import Different, Grain
 from mutoscope.memory.head_store import HeadStore
 from mutoscope.memory.heads import HeadWise
 from mutoscope.memory.policy import PolicyConfig, SinkWindow, Window
@@ -31,11 +32,12 @@ def streamed(policy: PolicyConfig) -> Tensor:
         return stream_clip(tiny_model(), policy, LENGTHS, random_clip(LENGTHS))
 
 
-def test_groups_of_all_heads_are_the_plain_memories():
+@pytest.mark.parametrize("grain", get_args(Grain))
+def test_groups_of_all_heads_are_the_plain_memories(grain):
     """The twin, with heads in both groups, is neither of them."""
-    sizes = dict(sink=1, window=3, frames=5, recent=1)
+    sizes = dict(sink=1, window=3, frames=5, recent=1, grain=grain)
     static, dynamic, both = (streamed(HeadWise(count, **sizes)) for count in (2, 0, 1))
-    plain = streamed(SinkWindow(1, 3)), streamed(Different(5, 1))
+    plain = streamed(SinkWindow(1, 3)), streamed(Different(5, 1, grain))
     assert torch.allclose(static, plain[0], atol=1e-12) and torch.allclose(dynamic, plain[1], atol=1e-12)
     assert not any(torch.allclose(both, other, atol=1e-6) for other in plain)
 

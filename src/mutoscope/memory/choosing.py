@@ -11,8 +11,12 @@ from typing import Literal, Protocol, get_args
 from mutoscope.core.errors import ConfigError, choose
 from mutoscope.memory.frames import Chunk, Source, at_least_one, fits
 
-Criterion = Literal["participation", "similarity", "place", "repetition", "difference", "nothing"]
+Criterion = Literal[
+    "participation", "tokens' participation", "similarity", "place", "repetition", "difference", "tokens' change", "nothing"
+]
 Nearness = Literal["similarity", "place"]
+Grain = Literal["tokens", "frames"]
+"""What is chosen: single tokens, by every head of every layer for itself, or whole frames, alike in all of them."""
 MIB = 2**20
 
 
@@ -36,6 +40,10 @@ class Chooser(Protocol):
         """The frames against which the candidates are held; none where it is the chunk's own place."""
         ...
 
+    def heirs(self, chunk: Chunk, remembered: tuple[int, ...]) -> tuple[int, ...]:
+        """The first of the candidates, as many as there is room for, whose slots take the tokens that are chosen; none where frames are."""
+        ...
+
     def past(self, chunk: Chunk, remembered: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[Source, ...]:
         """Ordered key sources of `chunk` among the frames still remembered, given the candidates, best first."""
         ...
@@ -43,22 +51,24 @@ class Chooser(Protocol):
 
 @dataclass(frozen=True)
 class Participative:
-    """Deep sinks, the newest frames, and between them those to which recent queries attend most (Deep Forcing, 2512.05081).
+    """Deep sinks, the newest frames, and between them those tokens to which recent queries attend most (Deep Forcing, 2512.05081).
 
     The cache fills up to `budget + room` slots, the chunk's own included: 21, Wan's training length. When a chunk would not fit, it is
-    compressed at the chunk's first denoising step: the first `sink` frames stay, the newest `recent` stay, and of the rest the best
-    `budget - sink - recent` by `sum over the recent frames' queries of q.k`. What is left is placed anew, in order, right before the chunk.
+    compressed at the chunk's first denoising step: the first `sink` frames stay, the newest `recent` stay, and of the tokens between them
+    the best `budget - sink - recent` frames' worth by `sum over the recent frames' queries of q.k`. They fill slots in their order; what is
+    left is placed anew, in order, right before the chunk. The queries are those of the recent frames' commits.
 
-    Published is a choice among tokens. Slots hold whole frames here, alike in all layers: scores are summed over a frame's tokens, over
-    layers and heads. The queries are those of the recent frames' commits.
+    With grain "frames" whole frames are chosen instead, by scores summed over their tokens, over layers and heads.
     """
 
     budget: int = 16
     recent: int = 4
     sink: int = 10
     room: int = 5
+    grain: Grain = "tokens"
 
     def __post_init__(self) -> None:
+        check_grain(self.grain, self.recent)
         for name in ("budget", "recent", "room"):
             at_least_one(name, getattr(self, name))
         if self.sink < 0 or self.sink + self.recent > self.budget:
@@ -78,7 +88,7 @@ class Participative:
     @property
     def criterion(self) -> Criterion:
         """By how much recent queries attend to them."""
-        return "participation"
+        return "tokens' participation" if self.grain == "tokens" else "participation"
 
     def capacity(self, max_chunk: int) -> int:
         """`budget + room` slots."""
@@ -104,12 +114,17 @@ class Participative:
         """The recent frames."""
         return remembered[-self.recent :]
 
+    def heirs(self, chunk: Chunk, remembered: tuple[int, ...]) -> tuple[int, ...]:
+        """As many as the budget leaves between sinks and recent frames."""
+        return self.candidates(chunk, remembered)[: self.budget - self.sink - self.recent] if self.grain == "tokens" else ()
+
     def past(self, chunk: Chunk, remembered: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[Source, ...]:
         """In order and without gaps, so that no distance exceeds the cache."""
         kept = remembered
         if self._is_full(chunk, remembered):
             sinks, _, recent = self._parts(remembered)
-            kept = (*sinks, *sorted(ranks[: self.budget - self.sink - self.recent]), *recent)
+            chosen = self.heirs(chunk, remembered) or sorted(ranks[: self.budget - self.sink - self.recent])
+            kept = (*sinks, *chosen, *recent)
         first = chunk.start - len(kept)
         return tuple(Source(frame, first + place) for place, frame in enumerate(kept))
 
@@ -172,6 +187,10 @@ class Retrieval:
         """The newest frame, or none where places are compared."""
         return remembered[-1:] if self.by == "similarity" else ()
 
+    def heirs(self, chunk: Chunk, remembered: tuple[int, ...]) -> tuple[int, ...]:
+        """None: frames come back whole."""
+        return ()
+
     def past(self, chunk: Chunk, remembered: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[Source, ...]:
         """What is brought back, then the newest `window - chunk.length` frames."""
         outside = self._outside(chunk, remembered)
@@ -221,6 +240,10 @@ class Merging:
         """The predecessors are among them all."""
         return remembered
 
+    def heirs(self, chunk: Chunk, remembered: tuple[int, ...]) -> tuple[int, ...]:
+        """None: frames merge whole."""
+        return ()
+
     def past(self, chunk: Chunk, remembered: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[Source, ...]:
         """All but those that merge, in order and without gaps."""
         gone = ranks[: max(0, len(remembered) + chunk.length - self.frames)]
@@ -237,13 +260,16 @@ class Different:
     frames by the cosine between mean keys, unrotated, averaged over layers and heads; of equal frames the newer goes. What is left is
     placed anew, in order, right before the chunk.
 
-    Published choices of this kind are of tokens. Slots hold whole frames here, so frames are chosen whole.
+    With grain "tokens" every head keeps those tokens of the older frames that differed most from what stood at their place one frame
+    before: 1 - the cosine of their keys, as they are remembered. Nothing stood before the first frame: its tokens differ by 2, the most.
     """
 
     frames: int = 21
     recent: int = 4
+    grain: Grain = "frames"
 
     def __post_init__(self) -> None:
+        check_grain(self.grain, self.recent)
         holds_others("different", self.frames, self.recent)
 
     @classmethod
@@ -253,8 +279,8 @@ class Different:
 
     @property
     def criterion(self) -> Criterion:
-        """By how much they differ from what is kept."""
-        return "difference"
+        """By how much frames differ from what is kept, or tokens from what stood there."""
+        return "tokens' change" if self.grain == "tokens" else "difference"
 
     def capacity(self, max_chunk: int) -> int:
         """`frames` slots; the recent frames and another must fit beside a chunk."""
@@ -271,16 +297,30 @@ class Different:
         return self._older(remembered) if self._is_full(chunk, remembered) else ()
 
     def asking(self, remembered: tuple[int, ...]) -> tuple[int, ...]:
-        """All: candidates are held against the recent frames and against each other."""
-        return remembered
+        """All: candidates are held against the recent frames and against each other. Tokens were, when their frame was committed."""
+        return () if self.grain == "tokens" else remembered
+
+    def heirs(self, chunk: Chunk, remembered: tuple[int, ...]) -> tuple[int, ...]:
+        """As many as there is room for beside the recent frames and the chunk."""
+        return self.candidates(chunk, remembered)[: self._room(chunk)] if self.grain == "tokens" else ()
+
+    def _room(self, chunk: Chunk) -> int:
+        return self.frames - self.recent - chunk.length
 
     def past(self, chunk: Chunk, remembered: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[Source, ...]:
         """The most different of the older frames, then the recent ones, in order and without gaps."""
         kept = remembered
         if self._is_full(chunk, remembered):
-            older = self._older(remembered)
-            kept = (*sorted(ranks[: self.frames - self.recent - chunk.length]), *remembered[len(older) :])
+            chosen = self.heirs(chunk, remembered) or sorted(ranks[: self._room(chunk)])
+            kept = (*chosen, *remembered[len(self._older(remembered)) :])
         return tuple(Source(frame, chunk.start - len(kept) + place) for place, frame in enumerate(kept))
+
+
+def check_grain(grain: str, recent: int) -> None:
+    """Refuse an unknown grain, and tokens that have no whole frame beside them to be held against."""
+    choose({name: name for name in get_args(Grain)}, grain, "grain of a memory that chooses")
+    if grain == "tokens":
+        at_least_one("recent", recent)
 
 
 def holds_others(name: str, frames: int, recent: int) -> None:

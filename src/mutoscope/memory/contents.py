@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from mutoscope.memory.head_store import AnyStore
     from mutoscope.memory.store import MemoryStore
 
-SlotKind = Literal["frame", "sink", "chosen", "open", "empty", "state", "archive"]
+SlotKind = Literal["frame", "sink", "chosen", "mosaic", "open", "empty", "state", "archive"]
 # What stands behind the slots: it has bytes, but no frame of its own.
 BESIDE_SLOTS: tuple[SlotKind, ...] = ("state", "archive")
 
@@ -21,6 +21,7 @@ class SlotContent:
 
     sink     a frame that stays
     chosen   a frame that is older than the window, there for what is in it
+    mosaic   tokens of several frames, every head's own choice, under the number of one that gave some
     open     a frame of the chunk that is being denoised; its commit makes it part of the past
     empty    a slot that nothing reads; its bytes are allocated all the same
     state    a learned memory's state: no frame, no age, the same bytes for ever; its number is that after the last slot
@@ -73,7 +74,10 @@ def _contents_of(store: "MemoryStore", row: int) -> tuple[SlotContent, ...]:
     def content(slot: int, kind: SlotKind, frame: int | None) -> SlotContent:
         return SlotContent(slot, kind, frame, None if frame is None else newest - frame, store.spec.slot_bytes(slot, store.keys.dtype))
 
-    remembered = [content(slot, kind_of(store.spec.policy, frame, newest - frame), frame) for slot, frame in past]
+    def kind(frame: int) -> SlotKind:
+        return "mosaic" if frame in ledger.mosaics else kind_of(store.spec.policy, frame, newest - frame)
+
+    remembered = [content(slot, kind(frame), frame) for slot, frame in past]
     opened = [content(slot, "open", frame) for slot, frame in own]
     taken = {slot for slot, _ in (*past, *own)}
     empty = [content(slot, "empty", None) for slot in range(ledger.num_slots) if slot not in taken]

@@ -1,7 +1,7 @@
 """The words that memory policies speak in: frames, chunks, key sources. Integers alone, no torch."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from mutoscope.core.errors import ConfigError
 
@@ -22,6 +22,23 @@ class Blend:
     frame: int
     heir: int
     keep: float
+
+
+@dataclass(frozen=True, eq=False)
+class Sift:
+    """Of the tokens of `frames`, side by side, those that were picked go into `heirs`, the first of these frames; the rest is forgotten.
+
+    `picks` is what a scorer chose, handed on as it is: int64 `[layer, head, heirs * tokens]`, rising for every head of every layer.
+    """
+
+    frames: tuple[int, ...]
+    heirs: tuple[int, ...]
+    picks: Any
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sift) or (self.frames, self.heirs) != (other.frames, other.heirs):
+            return False
+        return bool((self.picks == other.picks).all())
 
 
 @dataclass(frozen=True)

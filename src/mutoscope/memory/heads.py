@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mutoscope.core.errors import ConfigError
-from mutoscope.memory.choosing import Criterion, Different, holds_chunk, holds_others
+from mutoscope.memory.choosing import Criterion, Different, Grain, check_grain, holds_chunk, holds_others
 from mutoscope.memory.frames import at_least_one, fits
 
 HeadTable = tuple[tuple[int, ...], ...]
@@ -15,10 +15,9 @@ class HeadWise:
     """Static heads keep sinks and the newest frames, dynamic heads the most different ones (head groups of Forcing-KV, 2605.09681).
 
     Some heads attend to sinks, the last frames and the chunk itself, whatever is shown: `static` of every layer, to which `sink` + `window`
-    frames suffice. The others look further back and have `frames`, the newest `recent` among them (class Different). `heads` names the
-    static ones of every layer (models.static_heads finds them); without it they are the first ones of each.
-
-    Published heads drop tokens of neighbouring frames that resemble each other. Slots hold whole frames here, for a group of heads each.
+    frames suffice. The others look further back and have `frames`, the newest `recent` among them (class Different): of the older ones each
+    head keeps the tokens that differed most from the frame before theirs, or with grain "frames" all keep the same frames. `heads` names
+    the static ones of every layer (models.static_heads finds them); without it they are the first ones of each.
     """
 
     static: int
@@ -27,11 +26,13 @@ class HeadWise:
     frames: int = 21
     recent: int = 4
     heads: HeadTable = ()
+    grain: Grain = "tokens"
 
     def __post_init__(self) -> None:
         at_least_one("sink", self.sink)
         at_least_one("window", self.window)
         holds_others("head-wise", self.frames, self.recent)
+        check_grain(self.grain, self.recent)
         if self.static < 0:
             raise ConfigError(f"a memory 'head-wise' cannot have {self.static} static heads")
         broken = [row for row in self.heads if not row or len(row) != self.static or sorted({*row}) != [*row] or row[0] < 0]
@@ -40,13 +41,14 @@ class HeadWise:
 
     @classmethod
     def of_frames(cls, frames: int) -> "HeadWise":
-        """One static head of a third of `frames`, at least one sink and one more; the others have all."""
-        return cls(1, 1, max(1, frames // 3 - 1), frames, Different.of_frames(frames).recent)
+        """One static head of a third of `frames`, at least one sink and one more; the others have all. Two frames are chosen whole."""
+        recent = Different.of_frames(frames).recent
+        return cls(1, 1, max(1, frames // 3 - 1), frames, recent, grain="tokens" if recent else "frames")
 
     @property
     def dynamic(self) -> Different:
         """The memory of the dynamic heads."""
-        return Different(self.frames, self.recent)
+        return Different(self.frames, self.recent, self.grain)
 
     @property
     def criterion(self) -> Criterion:

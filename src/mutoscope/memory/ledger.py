@@ -3,9 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from mutoscope.core.errors import CapacityError, ConfigError
 from mutoscope.memory.choosing import Merging
+from mutoscope.memory.frames import Sift
 from mutoscope.memory.heads import HeadTable
 from mutoscope.memory.policy import (
     AnyMemory,
@@ -60,6 +62,7 @@ class ChunkPlan:
     last commit, oldest first: still in their slots until this chunk's first pass, and then no more; `blends` say what
     becomes of them. The chunk's own frames stand at `position` and after it.
     Where frames are kept on the host as well: `recalled` come back into slots when the chunk opens, `stored` go there.
+    `sifts` are the choices of single tokens since the last commit, carried out when the chunk opens.
     """
 
     chunk: Chunk
@@ -70,6 +73,7 @@ class ChunkPlan:
     blends: tuple[SlotBlend, ...] = ()
     recalled: tuple[Transfer, ...] = ()
     stored: tuple[Transfer, ...] = ()
+    sifts: tuple[Sift, ...] = ()
 
     @property
     def positions(self) -> range:
@@ -105,7 +109,10 @@ AnyPlan = ChunkPlan | HeadPlan
 
 @dataclass
 class Ledger:
-    """The book of one row: where each frame lies (slot, shelf), how many merged into it. `open_chunk` plans a chunk, `commit` keeps it."""
+    """The book of one row: where each frame lies (slot, shelf), how many merged into it, whose slot holds chosen tokens (`mosaics`).
+
+    `open_chunk` plans a chunk, `commit` keeps it.
+    """
 
     policy: AnyPolicy
     num_slots: int
@@ -117,6 +124,8 @@ class Ledger:
     num_shelves: int = 0
     shelf_of: dict[int, int] = field(default_factory=dict)
     counts: dict[int, int] = field(default_factory=dict)
+    sifts: tuple[Sift, ...] = ()
+    mosaics: frozenset[int] = frozenset()
 
     @property
     def remembered(self) -> tuple[int, ...]:
@@ -129,17 +138,25 @@ class Ledger:
             return ()
         return self.policy.candidates(Chunk(self.next_frame, length), self.remembered)
 
-    def open_chunk(self, length: int, ranks: tuple[int, ...] = ()) -> ChunkPlan:
+    def heirs(self, length: int) -> tuple[int, ...]:
+        """The candidates whose slots take what is chosen, where that is single tokens."""
+        if self.open_plan is not None or not isinstance(self.policy, ChoosingConfig):
+            return ()
+        return self.policy.heirs(Chunk(self.next_frame, length), self.remembered)
+
+    def open_chunk(self, length: int, ranks: tuple[int, ...] = (), picks: Any = None) -> ChunkPlan:
         """Plan the next chunk; frames that its policy no longer reads give their slots back. `ranks` are the candidates, best first.
 
-        Opening the same chunk again before its commit gives the same plan.
+        Where single tokens are chosen, `picks` says which (class Sift), and the ranks are the candidates in any order. Opening the same
+        chunk again before its commit gives the same plan.
         """
         if self.open_plan is not None:
             if self.open_plan.chunk.length != length:
                 raise ConfigError(f"a chunk of {self.open_plan.chunk.length} frames is open; commit it before opening one of {length}")
             return self.open_plan
         chunk = Chunk(self.next_frame, length)
-        sources = self._past(chunk, ranks)
+        sources = self._past(chunk, ranks, picks)
+        self._sift(chunk, picks)
         kept = {source.frame for source in sources}
         lost = tuple(SlotSource(slot, frame, frame) for frame, slot in sorted(self.slot_of.items()) if frame not in kept)
         blends = self._merged(lost) if isinstance(self.policy, Merging) else blends_of(self.policy, tuple(source.frame for source in lost))
@@ -156,14 +173,22 @@ class Ledger:
         stored = self._shelve(lost)
         placed = tuple(SlotSource(self.slot_of[source.frame], source.frame, source.position, self._bias(source)) for source in sources)
         position, own = chunk_position(self.policy, chunk, sources), tuple(free[len(back) : len(back) + length])
-        self.open_plan = ChunkPlan(chunk, placed, own, position, self.evicted, self.blends, recalled, stored)
+        self.open_plan = ChunkPlan(chunk, placed, own, position, self.evicted, self.blends, recalled, stored, self.sifts)
         return self.open_plan
 
-    def _past(self, chunk: Chunk, ranks: tuple[int, ...]) -> tuple[Source, ...]:
+    def _sift(self, chunk: Chunk, picks: Any) -> None:
+        """Note a choice of tokens, before anything is given up."""
+        if picks is not None and isinstance(self.policy, ChoosingConfig):
+            remembered = self.remembered
+            item = Sift(self.policy.candidates(chunk, remembered), self.policy.heirs(chunk, remembered), picks)
+            self.sifts += (item,)
+            self.mosaics = (self.mosaics - set(item.frames)) | set(item.heirs)
+
+    def _past(self, chunk: Chunk, ranks: tuple[int, ...], picks: Any) -> tuple[Source, ...]:
         policy, remembered = self.policy, self.remembered
         if not isinstance(policy, ChoosingConfig):
             return policy.past(chunk, remembered)
-        if set(ranks) != set(policy.candidates(chunk, remembered)):
+        if set(ranks) != set(policy.candidates(chunk, remembered)) or (picks is None) == bool(policy.heirs(chunk, remembered)):
             raise ConfigError("this memory chooses by content: open its chunks where its scorer is asked (MemoryStore.choose_chunk)")
         return policy.past(chunk, remembered, ranks)
 
@@ -201,7 +226,7 @@ class Ledger:
         for frame, slot in zip(self.open_plan.chunk.frames, self.open_plan.write_slots, strict=True):
             self.slot_of[frame] = slot
         self.next_frame = self.open_plan.chunk.start + self.open_plan.chunk.length
-        self.open_plan, self.evicted, self.blends = None, (), ()
+        self.open_plan, self.evicted, self.blends, self.sifts = None, (), (), ()
 
     def drop_open(self) -> None:
         """Forget an open chunk that will not be finished. What its opening evicted stays evicted."""
@@ -220,6 +245,7 @@ class ChunkSources:
     sources: tuple[Source, ...]
     evicted: tuple[int, ...] = ()
     blends: tuple[Blend, ...] = ()
+    sifts: tuple[Sift, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -258,7 +284,8 @@ def sources_of(plan: ChunkPlan) -> ChunkSources:
     """
     shift = plan.chunk.start - plan.position
     sources = tuple(Source(source.frame, source.position + shift, source.bias) for source in plan.sources)
-    return ChunkSources(plan.chunk, sources, tuple(source.frame for source in plan.evicted), tuple(item.blend for item in plan.blends))
+    blends = tuple(item.blend for item in plan.blends)
+    return ChunkSources(plan.chunk, sources, tuple(source.frame for source in plan.evicted), blends, plan.sifts)
 
 
 def row_sources(plans: Sequence[AnyPlan]) -> RowSources:

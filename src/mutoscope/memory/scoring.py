@@ -17,12 +17,15 @@ NOTE_TYPE = torch.float64
 
 
 def note_shape(criterion: Criterion, layers: int, heads: int, head_dim: int) -> tuple[int, ...]:
-    """Of one frame's note: per layer its queries and keys (participation) or keys alone (the three others), or its place."""
+    """Of one frame's note: per layer its queries and keys (participation) or one of them (tokens' participation, the three others), or
+    its place. What tokens changed is noted token by token, in the store."""
     shapes: dict[Criterion, tuple[int, ...]] = {
         "participation": (layers, 2, heads, head_dim),
+        "tokens' participation": (layers, 1, heads, head_dim),
         "similarity": (layers, 1, heads, head_dim),
         "repetition": (layers, 1, heads, head_dim),
         "difference": (layers, 1, heads, head_dim),
+        "tokens' change": (0,),
         "place": (2,),
         "nothing": (0,),
     }
@@ -92,7 +95,11 @@ class Scorer(Protocol):
         ...
 
     def scores(self, notes: Tensor, positions: tuple[int, ...], asking: Tensor, asking_positions: tuple[int, ...]) -> Tensor:
-        """Notes `[n, ...]` -> scores `[n]`, the higher the better."""
+        """Notes `[n, ...]` -> scores `[n]`, the higher the better.
+
+        Where tokens are chosen: one layer's keys as they stand `[n, head, D]`, and of that layer's notes `[asking, part, head, D]` ->
+        `[n, head]`; positions of keys that are turned already are not needed.
+        """
         ...
 
 

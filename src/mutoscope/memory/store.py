@@ -5,7 +5,9 @@ which they were written; only slots whose position can change (sinks) keep their
 and are always rotated from that original, never in place. A learned memory has one float32 state per layer, row and
 head; where frames enter it as they are evicted, their keys lie beside as the layer made them, with the turn of their place, and if it is
 told by last denoising passes, their values too: those in the cache are the commit's.
-Where content decides what is read, a note lies beside every slot, and frames that left may lie in an archive on the host.
+Where content decides what is read, a note lies beside every slot, and frames that left may lie in an archive on the host. Where single
+tokens are chosen, a slot may hold those of several frames, other ones for every head of every layer: a mosaic. Beside each of them lies its
+home, its number in its own frame, so that its key can be turned to where it stood on the screen.
 """
 
 import math
@@ -19,10 +21,9 @@ from mutoscope.core.errors import ConfigError
 from mutoscope.memory.archive import Archive, Shelved
 from mutoscope.memory.choosing import MIB, Criterion
 from mutoscope.memory.ledger import ChunkPlan, Ledger, SlotBlend, SlotSource
-from mutoscope.memory.policy import AnyPolicy, ChoosingConfig, LedgerConfig, archive_bytes, moving_slots, state_of
+from mutoscope.memory.policy import ChoosingConfig, LedgerConfig, archive_bytes, moving_slots, state_of
 from mutoscope.memory.scoring import NO_SCORER, NOTE_TYPE, Scorer, best_first, note_shape
-
-NOWHERE = -1  # no frame stands there: keys at it are turned anew before they are read
+from mutoscope.memory.sifting import HOME_TYPE, MARK_TYPE, NOWHERE, asking_frames, open_sifted
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,16 @@ class CacheSpec:
         return self.policy.criterion if isinstance(self.policy, ChoosingConfig) else "nothing"
 
     @property
+    def sifted_slots(self) -> int:
+        """Slots that may come to hold single tokens of several frames, and so know for every token where it stood."""
+        return self.slots if self.criterion in ("tokens' participation", "tokens' change") else 0
+
+    @property
+    def noted_slots(self) -> int:
+        """Those of the sifted slots that know of every token how much it changed."""
+        return self.slots if self.criterion == "tokens' change" else 0
+
+    @property
     def note_shape(self) -> tuple[int, ...]:
         """Of what is noted of a frame for a policy that chooses by content; for others nothing is."""
         return note_shape(self.criterion, self.layers, self.heads, self.head_dim)
@@ -113,13 +124,12 @@ class CacheSpec:
     def slot_bytes(self, slot: int, dtype: torch.dtype = torch.float32) -> int:
         """What one slot of one row takes of `bytes`: keys and values, the originals of a slot whose frame may move, its note."""
         tensors = 2 + (slot < self.moving_slots)
-        return self.layers * self.heads * self.tokens * self.head_dim * dtype.itemsize * tensors + self.note_bytes
+        marks = (slot < self.sifted_slots) * HOME_TYPE.itemsize + (slot < self.noted_slots) * MARK_TYPE.itemsize
+        return self.layers * self.heads * self.tokens * (self.head_dim * dtype.itemsize * tensors + marks) + self.note_bytes
 
     def bytes(self, dtype: torch.dtype = torch.float32) -> int:
-        """Exactly what a MemoryStore of this spec allocates on its device: keys, values, originals, notes, states."""
-        per_slot = self.layers * self.rows * self.heads * self.tokens * self.head_dim * dtype.itemsize
-        notes = self.rows * self.slots * self.note_bytes
-        return per_slot * (2 * self.slots + self.moving_slots) + notes + self.state_bytes(dtype)
+        """Exactly what a MemoryStore of this spec allocates on its device: keys, values, originals, marks of tokens, notes, states."""
+        return self.rows * sum(self.slot_bytes(slot, dtype) for slot in range(self.slots)) + self.state_bytes(dtype)
 
 
 class MemoryStore:
@@ -146,6 +156,9 @@ class MemoryStore:
 
         self.keys, self.values, self.originals = slots(spec.slots), slots(spec.slots), slots(spec.moving_slots)
         self.waiting, self.waiting_values = slots(spec.waiting_slots), slots(spec.waiting_values)
+        marks = spec.layers, spec.rows, spec.heads
+        self.homes = torch.zeros(*marks, spec.sifted_slots * spec.tokens, device=device, dtype=HOME_TYPE)
+        self.changes = torch.zeros(*marks, spec.noted_slots * spec.tokens, device=device, dtype=MARK_TYPE)
         turns = (spec.rows, 1, spec.waiting_slots * spec.tokens, spec.head_dim // 2)
         self.waiting_turns = torch.zeros(turns, device=device, dtype=torch.complex128 if dtype == torch.float64 else torch.complex64)
         wide = torch.zeros(spec.layers, spec.heads, spec.state_floats, device=device, dtype=_wide(dtype))
@@ -162,7 +175,8 @@ class MemoryStore:
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """All that belongs to rows and lies on the device; it is parked, and the archive's tensors with it."""
-        return self.keys, self.values, self.originals, self.notes, self.waiting, self.waiting_values, self.waiting_turns, self.states
+        learned = self.waiting, self.waiting_values, self.waiting_turns, self.states
+        return self.keys, self.values, self.originals, self.notes, *learned, self.homes, self.changes
 
     @property
     def bytes(self) -> int:
@@ -287,7 +301,11 @@ class MemoryStore:
         began, ledger = time.perf_counter(), self.ledgers[row]
         if ledger.open_plan is not None:
             return ledger.open_chunk(length)
-        plan = ledger.open_chunk(length, self._ranks(row, length, travelled))
+        if ledger.heirs(length):
+            plan = open_sifted(self, row, length, travelled)
+        else:
+            plan = ledger.open_chunk(length, self._ranks(row, length, travelled))
+        self._settle(row, plan)
         self._exchange(row, plan)
         for item in plan.blends:
             self.blend(slice(row, row + 1), item)
@@ -311,6 +329,16 @@ class MemoryStore:
         scores += self.scorer.scores(self.archive.notes[row], shelves, notes[count:], asking_positions).tolist() if shelves else []
         places = {frame: count + shelf for frame, shelf in ledger.shelf_of.items()} | ledger.slot_of
         return best_first(candidates, {frame: scores[places[frame]] for frame in candidates})
+
+    def _settle(self, row: int, plan: ChunkPlan) -> None:
+        """Whole frames will be written into the open chunk's slots: every token is at home there."""
+        for slot in plan.write_slots if self.spec.sifted_slots else ():
+            self.homes[:, row, :, self.span(slot)] = torch.arange(self.spec.tokens, device=self.homes.device, dtype=HOME_TYPE)
+
+    def is_mosaic(self, row: int, slot: int) -> bool:
+        """Whether a slot holds tokens of several frames."""
+        ledger = self.ledgers[row]
+        return any(ledger.slot_of.get(frame) == slot for frame in ledger.mosaics)
 
     def _exchange(self, row: int, plan: ChunkPlan) -> None:
         """Frames go between slots and shelves. All are read before any is written: two may change places."""
@@ -342,11 +370,6 @@ class MemoryStore:
         """The open chunk of these rows becomes part of the past. Their keys and values must have been written at sigma 0."""
         for ledger in self.ledgers[rows]:
             ledger.commit()
-
-
-def asking_frames(policy: AnyPolicy, ledger: Ledger) -> tuple[int, ...]:
-    """The frames against which a policy that chooses by content holds its candidates."""
-    return policy.asking(ledger.remembered) if isinstance(policy, ChoosingConfig) else ()
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -20,9 +20,9 @@ from torch import Tensor
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.shapes import TokenGrid
 from mutoscope.memory.ledger import ChunkSources
-from mutoscope.memory.policy import Blend
 from mutoscope.models.clip_memory import States, read_chunks, write_chunks
 from mutoscope.models.groups import Bank, Group, group_chunks
+from mutoscope.models.past import Past
 from mutoscope.models.recall import RecallLayer
 from mutoscope.models.rope import rotate, rotations, screen_addresses
 from mutoscope.models.softmax import attention
@@ -143,14 +143,15 @@ class ClipLayout:
     def since(self, frame: int) -> "ClipLayout":
         """The chunks from `frame` on, for the noisy half alone: they keep their positions and all sources, however old.
 
-        What entered the sinks before them has entered at their first.
+        What entered the sinks before them has entered at their first, and tokens that were chosen before them have been.
         """
         rest = tuple(chunk for chunk in self.chunks if chunk.chunk.start >= frame)
         if not rest or rest[0].chunk.start != frame:
             starts = ", ".join(str(chunk.chunk.start) for chunk in self.chunks)
             raise ConfigError(f"no chunk begins at frame {frame}; the chunks of this clip begin at {starts}")
         blends = tuple(blend for chunk in self.chunks if chunk.chunk.start <= frame for blend in chunk.blends)
-        return replace(self, chunks=(replace(rest[0], blends=blends), *rest[1:]))
+        sifts = tuple(sift for chunk in self.chunks if chunk.chunk.start <= frame for sift in chunk.sifts)
+        return replace(self, chunks=(replace(rest[0], blends=blends, sifts=sifts), *rest[1:]))
 
     def rotations(self, start: int, stop: int) -> Tensor:
         """Those of frames at positions start .. stop - 1."""
@@ -169,12 +170,12 @@ class ClipLayout:
     @property
     def moves(self) -> bool:
         """True if some source is read at another position than its own, so that keys without their position are needed."""
-        return self.blends or any(source.position != source.frame for chunk in self.chunks for source in chunk.sources)
+        return self.changes or any(source.position != source.frame for chunk in self.chunks for source in chunk.sources)
 
     @property
-    def blends(self) -> bool:
-        """True if evicted frames enter others, which then are not the same for all chunks."""
-        return any(chunk.blends for chunk in self.chunks)
+    def changes(self) -> bool:
+        """True if evicted frames or tokens of theirs enter others, which then are not the same for all chunks."""
+        return any(chunk.blends or chunk.sifts for chunk in self.chunks)
 
     def frames(self, x: Tensor) -> tuple[Tensor, ...]:
         """`[batch, head, token, head_dim]` as one piece per frame, cut once: a slice per use costs a zeroed whole in backward."""
@@ -186,10 +187,14 @@ class ClipLayout:
         picked: list[Tensor] = []
         original, rotated, values = past.original, past.rotated, past.values
         for start, stop, offset in _runs(chunk):
-            if offset == 0 and not past.blended.intersection(range(start, stop)):
+            changed = past.changed.intersection(range(start, stop))
+            if offset == 0 and not changed:
                 keys.extend(rotated[start:stop])
-            else:
+            elif not changed & past.homes.keys():
                 keys.append(rotate(torch.cat(original[start:stop], dim=2), self.rotations(start + offset, stop + offset)))
+            else:
+                turns = (self.rotations(frame + offset, frame + offset + 1)[past.home(frame)] for frame in range(start, stop))
+                keys.extend(rotate(each, turn) for each, turn in zip(original[start:stop], turns, strict=True))
             picked.extend(values[start:stop])
         return keys, picked
 
@@ -199,22 +204,6 @@ class ClipLayout:
         if not any(added):
             return None
         return torch.tensor(added, dtype=torch.float64, device=self.device).repeat_interleave(self.grid.tokens)[None]
-
-
-@dataclass
-class Past:
-    """The frames of the clean half as they are remembered: unrotated keys, rotated keys, values; sinks change as blends enter them."""
-
-    original: list[Tensor]
-    rotated: list[Tensor]
-    values: list[Tensor]
-    blended: set[int] = field(default_factory=set)
-
-    def enter(self, blend: Blend) -> None:
-        """An evicted frame's keys and values enter its heir's."""
-        for frames in (self.original, self.values):
-            frames[blend.heir] = torch.lerp(frames[blend.frame], frames[blend.heir], blend.keep)
-        self.blended.add(blend.heir)
 
 
 @dataclass
@@ -256,7 +245,7 @@ class CleanHalf:
         rotated = rotate(keys, self.turns.whole)
         original = rotate(keys, self.turns.place) if self.layout.moves and self.turns.place is not None else keys
         self.context.layers.append((original, rotated, values))
-        return attend_clip(self.layout, rotate(queries, self.turns.whole), (rotated, values), (original, rotated, values))
+        return attend_clip(self.layout, rotate(queries, self.turns.whole), (rotated, values), (original, rotated, values), layer)
 
     def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Commits write, then read. A memory that is written from last passes knows no commits: none writes, and none reads."""
@@ -283,7 +272,7 @@ class NoisyHalf:
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         rotated = rotate(keys, self.turns.whole)
-        return attend_clip(self.layout, rotate(queries, self.turns.whole), (rotated, values), self.context.layers[layer])
+        return attend_clip(self.layout, rotate(queries, self.turns.whole), (rotated, values), self.context.layers[layer], layer)
 
     def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Reads the state that the past left, and writes nothing."""
@@ -331,9 +320,9 @@ class LastPasses:
         return before
 
 
-def attend_clip(layout: ClipLayout, queries: Tensor, own: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def attend_clip(layout: ClipLayout, queries: Tensor, own: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor, Tensor], layer: int) -> Tensor:
     """All chunks of a clip: group by group, or one after the other where the past changes between them."""
-    return attend_chunks(layout, queries, own, past) if layout.blends else attend_groups(layout, queries, own, past)
+    return attend_chunks(layout, queries, own, past, layer) if layout.changes else attend_groups(layout, queries, own, past)
 
 
 def attend_groups(layout: ClipLayout, queries: Tensor, own: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor, Tensor]) -> Tensor:
@@ -343,7 +332,9 @@ def attend_groups(layout: ClipLayout, queries: Tensor, own: tuple[Tensor, Tensor
     return torch.cat([group.attend(part, bank) for group, part in zip(layout.groups, asking, strict=True)], dim=2)
 
 
-def attend_chunks(layout: ClipLayout, queries: Tensor, own: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def attend_chunks(
+    layout: ClipLayout, queries: Tensor, own: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor, Tensor], layer: int
+) -> Tensor:
     """A chunk at a time, as play does it."""
     asking, own_keys, own_values = layout.frames(queries), layout.frames(own[0]), layout.frames(own[1])
     original, rotated, past_values = (list(layout.frames(tensor)) for tensor in past)
@@ -353,6 +344,8 @@ def attend_chunks(layout: ClipLayout, queries: Tensor, own: tuple[Tensor, Tensor
         span = layout.span(chunk)
         for blend in chunk.blends:
             remembered.enter(blend)
+        for sift in chunk.sifts:
+            remembered.sift(sift, layer)
         keys, values = layout.gather(chunk, remembered)
         keys.extend(own_keys[span])
         values.extend(own_values[span])

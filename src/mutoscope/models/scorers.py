@@ -9,6 +9,7 @@ from mutoscope.core.shapes import TokenGrid
 from mutoscope.memory.choosing import Different
 from mutoscope.memory.policy import AnyPolicy, ChoosingConfig
 from mutoscope.memory.scoring import NO_SCORER, NOTE_TYPE, Scorer, difference, nearness, participation, repetition, similarity
+from mutoscope.memory.sifting import token_participation
 from mutoscope.models.rope import rotate, rotations
 
 ONE_TOKEN = TokenGrid(1, 1)
@@ -33,8 +34,28 @@ class Participation:
 
     def _turned(self, sums: Tensor, positions: tuple[int, ...]) -> Tensor:
         """`[n, layer, head, D]` turned in time alone."""
-        turns = rotations(torch.tensor(positions, device=sums.device)[:, None], ONE_TOKEN, self.head_dim, sums.dtype)
-        return rotate(sums, turns[:, None])
+        return in_time(sums, positions, self.head_dim)
+
+
+@dataclass(frozen=True)
+class TokenParticipation:
+    """The same of every single token: its key as it stands, the recent frames' queries as sums that are turned to where they stand."""
+
+    head_dim: int
+
+    def asking(self, recent: Tensor, travelled: Tensor) -> Tensor:
+        """Recent frames."""
+        return recent
+
+    def scores(self, notes: Tensor, positions: tuple[int, ...], asking: Tensor, asking_positions: tuple[int, ...]) -> Tensor:
+        """One layer's keys `[n, head, D]`, and of its notes `[recent, 1, head, D]` -> `[n, head]`."""
+        return token_participation(notes, in_time(asking, asking_positions, self.head_dim)[:, 0])
+
+
+def in_time(sums: Tensor, positions: tuple[int, ...], head_dim: int) -> Tensor:
+    """`[n, .., head, D]`, three axes before D or two, turned to their positions in time alone."""
+    turns = rotations(torch.tensor(positions, device=sums.device)[:, None], ONE_TOKEN, head_dim, sums.dtype)
+    return rotate(sums, turns.view(len(positions), *(1,) * (sums.ndim - 2), -1))
 
 
 @dataclass(frozen=True)
@@ -102,11 +123,13 @@ def place_of(travelled: Tensor, step: Tensor) -> Tensor:
 
 def make_scorer(policy: AnyPolicy, head_dim: int, step: Tensor) -> Scorer:
     """The scorer that a policy asks; `step` is empty where the model does not reckon places."""
-    if isinstance(policy, Different):
+    if isinstance(policy, Different) and policy.grain == "frames":
         return Difference(policy.recent)
     match policy.criterion if isinstance(policy, ChoosingConfig) else "nothing":
         case "participation":
             return Participation(head_dim)
+        case "tokens' participation":
+            return TokenParticipation(head_dim)
         case "similarity":
             return Similarity()
         case "repetition":

@@ -95,8 +95,8 @@ def head_shares(model: VideoTransformer, clean: Tensor, conditions: Conditions, 
     return torch.stack(watched.shares)
 
 
-def with_static_heads(checkpoint: Checkpoint, policy: HeadWise, frames: np.ndarray, actions: np.ndarray, known: np.ndarray) -> HeadWise:
-    """`policy` with the heads that are most static in a checkpoint on a few real clips.
+def clip_shares(checkpoint: Checkpoint, policy: HeadWise, frames: np.ndarray, actions: np.ndarray, known: np.ndarray) -> Tensor:
+    """`head_shares` of a checkpoint on a few real clips.
 
     frames uint8 `[B, T, H, W, 3]`, actions float `[B, T, A]`, known bool `[B, T]`: one pixel frame, then whole chunks.
     """
@@ -106,5 +106,9 @@ def with_static_heads(checkpoint: Checkpoint, policy: HeadWise, frames: np.ndarr
         clean = codec.encode(to_model_pixels(torch.from_numpy(np.ascontiguousarray(frames)).to(device)))
     vectors, flags = torch.from_numpy(np.array(actions, dtype=np.float32)), torch.from_numpy(np.array(known, dtype=bool))
     conditions = clip_conditions(vectors.to(device), flags.to(device), codec.temporal_stride)
-    lengths = chunk_lengths(clean.shape[1], checkpoint.manifest.chunk_frames, 1)
-    return replace(policy, heads=most_static(head_shares(model, clean, conditions, policy, lengths), policy.static))
+    return head_shares(model, clean, conditions, policy, chunk_lengths(clean.shape[1], checkpoint.manifest.chunk_frames, 1))
+
+
+def with_heads(policy: HeadWise, shares: Tensor) -> HeadWise:
+    """`policy` with the heads named that are most static by their shares `[layer, head]`."""
+    return replace(policy, heads=most_static(shares, policy.static))

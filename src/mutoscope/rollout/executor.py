@@ -16,6 +16,7 @@ from mutoscope.memory.head_store import AnyStore, HeadStore
 from mutoscope.memory.kinds import WrittenFrom
 from mutoscope.memory.ledger import AnyPlan, ChunkPlan
 from mutoscope.memory.scoring import token_sums
+from mutoscope.memory.sifting import note_changes
 from mutoscope.memory.store import MemoryStore
 from mutoscope.models.attention import Attend, Place, Turns
 from mutoscope.models.conditions import Conditions
@@ -89,7 +90,7 @@ class Segment:
         store, rows, turns = self.store, self.item.rows, self.turns
         original = rotate(keys, turns.place) if store.spec.moving_slots and turns.place is not None else keys
         store.write(layer, rows, self.plan.write_slots, original, rotate(keys, turns.whole), values)
-        if self.item.commits and store.spec.note_bytes:
+        if self.item.commits and store.spec.criterion != "nothing":
             note_layer(layer, self, queries, keys)
         past_keys, past_values = store.keys[layer, rows, :, : self.reads], store.values[layer, rows, :, : self.reads]
         return scaled_dot_product_attention(rotate(queries, turns.whole), past_keys, past_values, attn_mask=self.hidden)
@@ -224,6 +225,11 @@ def note_layer(layer: int, segment: Segment, queries: Tensor, keys: Tensor) -> N
     match store.spec.criterion:
         case "participation":
             parts = [rotate(queries, turns.timeless), rotate(keys, turns.timeless)]
+        case "tokens' participation":
+            parts = [rotate(queries, turns.timeless)]
+        case "tokens' change":
+            note_changes(store, layer, segment.item.rows, segment.plan)
+            return
         case "similarity" | "repetition" | "difference":
             parts = [keys]
         case _:
@@ -259,6 +265,8 @@ def place_moved(model: VideoTransformer, store: MemoryStore, plan: ChunkPlan, ro
     for slot, position in store.moved(numbers[0], plan):
         rotation = rotations(torch.tensor([position], device=store.keys.device), config.grid, config.head_dim, store.keys.dtype)
         span = store.span(slot)
+        if store.is_mosaic(numbers[0], slot):
+            rotation = rotation[store.homes[:, rows, :, span].long()]
         store.keys[:, rows, :, span] = rotate(store.originals[:, rows, :, span], rotation)
     for row in numbers:
         store.note_positions(row, plan)

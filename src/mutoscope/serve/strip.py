@@ -98,7 +98,7 @@ class StripMail:
 
     def _pane(self, pane: int, strip: Strip) -> dict:
         shown = fold(strip.slots)
-        count = sum(content.kind in ("frame", "sink", "chosen") for content in strip.slots)
+        count = sum(content.kind in ("frame", "sink", "chosen", "mosaic") for content in strip.slots)
         return {
             "slots": [self._slot(pane, content, strip) for content in shown],
             "num_slots": sum(content.kind not in BESIDE_SLOTS for content in strip.slots),

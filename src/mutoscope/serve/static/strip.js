@@ -1,6 +1,6 @@
 // The memory strip under a pane: a cell per slot, as the server's ledger tells it. What the server did not send is not shown.
 
-const MARKS = { sink: "sink", chosen: "back", open: "now", state: "state", archive: "host" };
+const MARKS = { sink: "sink", chosen: "back", mosaic: "parts", open: "now", state: "state", archive: "host" };
 const BESIDE = ["state", "archive"];
 
 const count = (number, name) => `${number} ${name}${number === 1 ? "" : "s"}`;
@@ -45,7 +45,7 @@ function describe({ slot, kind, frame, age, bytes }, frameSeconds) {
   if (kind === "state") return `learned memory, ${bytes.toLocaleString("en")} bytes: what all earlier frames left, the same size for ever`;
   if (kind === "archive") return `on the host, ${bytes.toLocaleString("en")} bytes: frames that left the slots and may come back, the same size for ever`;
   const old = `frame ${frame}, ${count(age, "frame")} (${(age * frameSeconds).toFixed(1)} s) old`;
-  return `${place}: ${old}${kind === "sink" ? ", never forgotten" : ""}${kind === "chosen" ? ", chosen for what is in it" : ""}${kind === "open" ? ", being drawn" : ""}`;
+  return `${place}: ${old}${kind === "sink" ? ", never forgotten" : ""}${kind === "chosen" ? ", chosen for what is in it" : ""}${kind === "mosaic" ? ", parts of several frames" : ""}${kind === "open" ? ", being drawn" : ""}`;
 }
 
 export class Strip {
