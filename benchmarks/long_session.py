@@ -199,7 +199,7 @@ def share_of_memory(base: RunConfig, kind: str, pairs: int) -> dict:
 def measure(options: argparse.Namespace) -> dict:
     """Everything that was asked for."""
     base, names = recipe(options.recipe), options.policies or list(POLICIES)
-    shares = [share_of_memory(base, kind, options.pairs) for kind in STATES]
+    shares = [share_of_memory(base, kind, options.pairs) for kind in STATES if options.shares]
     print(*shares, sep="\n")
     rows = []
     with Progress(len(names) * options.frames, "frames") as bar:
@@ -218,6 +218,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=PAIRS, help="pairs of frames in turns")
     parser.add_argument("--policies", nargs="*", choices=POLICIES, help="only these")
     parser.add_argument("--recipe", default="doom-cover", help="whose model a learned memory's share is measured in")
+    parser.add_argument("--shares", action=argparse.BooleanOptionalAction, default=True, help="measure what learned memories cost a frame")
     parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0: its own choice")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
