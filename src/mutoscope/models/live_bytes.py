@@ -56,7 +56,10 @@ class DecodingBytes:
 
 
 def decoding_bytes(codec: Codec, weights: torch.nn.Module, batch: int = 1) -> DecodingBytes:
-    """Bytes of streaming decode, one frame at a time, in steady state; `codec` (tiled or not) with its `weights` on the meta device."""
+    """Bytes of streaming decode, one frame at a time, in steady state; `codec` with its `weights` on the meta device.
+
+    Of a `TiledCodec` that keeps its states on the host, ask for its `tile`: that is what the device holds at a time, beside the pictures.
+    """
     latent, state = codec.latent, codec.start_decoding(batch)
     frame = torch.empty(batch, 1, latent.channels, latent.height, latent.width, device="meta")
     for _ in range(2):
