@@ -18,9 +18,9 @@ from mutoscope.models.tiled_codec import TiledCodec, Tiles, tile_ramp, tile_star
 from mutoscope.models.wan_codec import WanCodec
 from wan import ONE_HALVING, tiny_wan
 
-# 4 x 40 cells of a decoder whose convolutions see 14 cells to each side.
+# 4 x 40 cells of a decoder whose convolutions see 13 cells to each side; two tiles as high as the picture.
 WIDE = replace(ONE_HALVING, height=8, width=80)
-TILES = Tiles(4, 24, 6)
+TILES = Tiles(8, 24, 6)
 
 
 def some_latents(frames: int = 3, batch: int = 2, seed: int = 0) -> Tensor:
