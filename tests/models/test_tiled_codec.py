@@ -71,13 +71,12 @@ def test_far_from_seams_tiles_equal_the_untiled_picture_but_for_attention():
 
 
 def test_with_attention_the_difference_is_bounded():
-    """Random weights, standard normal latents: measured 0.02 on average (of pixels in -1 .. 1), and 0.19 between two unrelated pictures."""
+    """Random weights, standard normal latents, pixels in -1 .. 1: measured 0.06 on average, and 0.65 between two unrelated pictures."""
     codec = tiny_wan(WIDE)
     whole = codec.decode(some_latents())
     tiled = (whole - TiledCodec(codec, TILES).decode(some_latents())).abs().mean()
     unrelated = (whole - codec.decode(some_latents(seed=1))).abs().mean()
-    print(f"MEASURED {tiled:.4f} {unrelated:.4f}")
-    assert 0 < tiled < 0.25 * unrelated
+    assert 0 < tiled < 0.15 * unrelated
 
 
 def test_one_tile_is_the_untiled_picture():
