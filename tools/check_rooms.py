@@ -38,6 +38,8 @@ WITHOUT = {
     "memory.policy": {"torch", "numpy"},
     "memory.kinds": {"torch", "numpy"},
     "memory.ledger": {"torch"},
+    "models.wan_codec": {"diffusers"},
+    "models.codec_weights": {"diffusers"},
     "serve.scheduler": {"torch"},
     "data.clips": {"gymnasium", "av", "cv2", "vizdoom"},
     "data.batches": {"gymnasium", "av", "cv2", "vizdoom"},

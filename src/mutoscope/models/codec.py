@@ -6,7 +6,7 @@ decoder keeps a cache between calls (Wan's causal VAE); the codec of the small w
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from torch.nn.functional import silu
 
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.shapes import LatentShape
+
+CodecState = tuple[Tensor, ...]
+"""What a decoder keeps between calls: tensors `[batch, ..]` that nobody writes to, so that a state may be parked by keeping it."""
 
 
 class Codec(Protocol):
@@ -42,13 +45,23 @@ class Codec(Protocol):
         """Pixel frames of a whole latent clip."""
         ...
 
-    def start_decoding(self, batch: int) -> Any:
+    def start_decoding(self, batch: int) -> CodecState:
         """The state before the first frame of a stream."""
         ...
 
-    def decode_next(self, latents: Tensor, state: Any) -> tuple[Tensor, Any]:
+    def decode_next(self, latents: Tensor, state: CodecState) -> tuple[Tensor, CodecState]:
         """Pixel frames of the next latent frames and the state after them; equal to `decode` of everything so far."""
         ...
+
+
+def state_bytes(state: CodecState) -> int:
+    """Bytes that a decoder's state occupies."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in state)
+
+
+def move_state(state: CodecState, device: torch.device | str) -> CodecState:
+    """A decoder's state on a device: to the host while a player is away, back when it plays on."""
+    return tuple(tensor.to(device) for tensor in state)
 
 
 @dataclass(frozen=True)
@@ -157,11 +170,11 @@ class ConvCodec(nn.Module):
         raw = latents * self.latent_std[:, None, None] + self.latent_mean[:, None, None]
         return self.decode_raw(raw.flatten(0, 1)).unflatten(0, latents.shape[:2]).clamp(-1, 1)
 
-    def start_decoding(self, batch: int) -> tuple[()]:
+    def start_decoding(self, batch: int) -> CodecState:
         """This codec has no state."""
         return ()
 
-    def decode_next(self, latents: Tensor, state: tuple[()]) -> tuple[Tensor, tuple[()]]:
+    def decode_next(self, latents: Tensor, state: CodecState) -> tuple[Tensor, CodecState]:
         """The same as `decode`."""
         return self.decode(latents), state
 

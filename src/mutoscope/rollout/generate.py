@@ -23,20 +23,20 @@ def generate(
     """Continue real clips.
 
     frames uint8 `[B, c, H, W, 3]`, context_actions float `[B, c, A]`, known bool `[B, c]`, actions float `[B, n, A]`
-    -> uint8 `[B, n, H, W, 3]`. Row i is the same whatever rows stand beside it. `progress` is called with the
-    frames made by each chunk.
+    -> uint8 `[B, n, H, W, 3]`, all of them per pixel frame. Row i is the same whatever rows stand beside it. `progress` is called with
+    the pixel frames made by each chunk.
     """
     batch, length = actions.shape[:2]
-    chunk = checkpoint.manifest.chunk_frames
     if frames.shape[:2] != context_actions.shape[:2] or frames.shape[0] != batch or frames.shape[1] < 1:
         raise ConfigError(
             f"frames {frames.shape[:2]}, context actions {context_actions.shape[:2]} and {batch} action rows do not belong together"
         )
     session = Session(checkpoint, config, rows=batch)
     session.reset_from(frames, context_actions, known, [derive_seed(config.seed, "generate row", row) for row in range(batch)])
-    padded = np.concatenate([actions, np.repeat(actions[:, -1:], -length % chunk, axis=1)], axis=1)
+    step = session.pixel_frames
+    padded = np.concatenate([actions, np.repeat(actions[:, -1:], -length % step, axis=1)], axis=1)
     pieces = []
-    for start in range(0, length, chunk):
-        pieces.append(session.step_rows(padded[:, start : start + chunk]))
-        progress(chunk)
+    for start in range(0, length, step):
+        pieces.append(session.step_rows(padded[:, start : start + step]))
+        progress(step)
     return np.concatenate(pieces, axis=1)[:, :length]

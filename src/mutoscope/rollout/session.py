@@ -14,7 +14,7 @@ from mutoscope.core.streams import derive_seed, stream
 from mutoscope.core.world import WorldSpec
 from mutoscope.memory.policy import PolicyConfig
 from mutoscope.models.checkpoint import Checkpoint, CheckpointManifest
-from mutoscope.models.codec import Codec, to_frames, to_model_pixels
+from mutoscope.models.codec import Codec, CodecState, move_state, state_bytes, to_frames, to_model_pixels
 from mutoscope.models.conditions import Conditions, action_conditions, clip_conditions
 from mutoscope.noise.schedule import few_step_levels, uniform_grid
 from mutoscope.rollout.executor import Executor, Planner, drive
@@ -57,7 +57,7 @@ class SessionState:
     memory: dict[str, Any]
     pending: Tensor | None
     pending_conditions: Conditions | None
-    codec_state: Any
+    codec_state: CodecState
     num_frames: int
     generated_chunks: int
     seeds: tuple[int, ...]
@@ -68,7 +68,8 @@ class Session:
     """`reset`, then `step` for every chunk of frames; `commit` after a frame was sent, or left to the next step.
 
     Rows are players that move in step: same age, own seeds, own actions. `step` takes one action and gives
-    `[pixel frame, H, W, 3]` for a session of one row; `step_rows` is its batched form.
+    `[pixel frame, H, W, 3]` for a session of one row; `step_rows` is its batched form. A frame is `temporal_stride` pixel frames of
+    the codec, each with an action of its own; the first frame of all, which is always real, is one.
     """
 
     def __init__(self, checkpoint: Checkpoint, config: SessionConfig, rows: int = 1) -> None:
@@ -86,7 +87,7 @@ class Session:
         self.commit_seconds = 0.0
         self.pending: Tensor | None = None
         self.pending_conditions: Conditions | None = None
-        self.codec_state: Any = self.codec.start_decoding(rows)
+        self.codec_state: CodecState = self.codec.start_decoding(rows)
         self.travel = torch.zeros(rows, self.world.actions.dim, dtype=torch.float64, device=self.device)
 
     @property
@@ -103,6 +104,16 @@ class Session:
     def host_bytes(self) -> int:
         """Bytes of the archive on the host, for a memory that brings frames back: the same for ever too."""
         return self.store.host_bytes
+
+    @property
+    def codec_bytes(self) -> int:
+        """Bytes that the codec keeps between frames: 0 for a codec without a state, the same for ever from the second frame on."""
+        return state_bytes(self.codec_state)
+
+    @property
+    def pixel_frames(self) -> int:
+        """Pixel frames of a step."""
+        return self.chunk_frames * self.codec.temporal_stride
 
     @property
     def memory_seconds(self) -> float:
@@ -142,10 +153,10 @@ class Session:
 
     def step(self, action: np.ndarray) -> np.ndarray:
         """One chunk under one action `[dim]`: uint8 `[pixel frames, H, W, 3]`. Commits the chunk before, if that is still open."""
-        return self.step_rows(np.broadcast_to(action, (self.rows, self.chunk_frames, len(action))))[0]
+        return self.step_rows(np.broadcast_to(action, (self.rows, self.pixel_frames, len(action))))[0]
 
     def step_rows(self, actions: np.ndarray) -> np.ndarray:
-        """One chunk under actions `[row, chunk frame, dim]`: uint8 `[row, pixel frames, H, W, 3]`."""
+        """One chunk under the actions of its pixel frames `[row, pixel frame, dim]`: uint8 `[row, pixel frame, H, W, 3]`."""
         (pixels,) = step_together([self], [actions])
         return pixels
 
@@ -163,12 +174,11 @@ class Session:
         """The passes of the next chunk, a planner per group of rows, for a loop that runs several sessions at once."""
         if self.num_frames == 0:
             raise ConfigError("reset the session before its first step")
-        wanted = (self.rows, self.chunk_frames, self.world.actions.dim)
+        wanted = (self.rows, self.pixel_frames, self.world.actions.dim)
         if actions.shape != wanted or not np.isfinite(actions).all():
-            raise ConfigError(f"actions are {actions.shape}; they must be finite and {wanted} (row, chunk frame, action)")
-        stride = self.codec.temporal_stride
-        spread = np.repeat(actions[:, :, None], stride, axis=2)
-        self.chunk_conditions = self._conditions(spread, np.ones(wanted[:2], dtype=bool))
+            raise ConfigError(f"actions are {actions.shape}; they must be finite and {wanted} (row, pixel frame, action)")
+        grouped = actions.reshape(self.rows, self.chunk_frames, self.codec.temporal_stride, -1)
+        self.chunk_conditions = self._conditions(grouped, np.ones(grouped.shape[:2], dtype=bool))
         steps = self.config.steps if self.generated_chunks else self.config.first_chunk_steps
         jobs = row_jobs(self.store, self.groups, self.chunk_frames, self.chunk_conditions, self._noise)
         return [self.sampler(job, steps) for job in jobs]
@@ -200,7 +210,7 @@ class Session:
         """Continue a parked session of the same checkpoint and config."""
         self.store.restore(state.memory)
         self.pending = None if state.pending is None else state.pending.clone()
-        self.pending_conditions, self.codec_state = state.pending_conditions, state.codec_state
+        self.pending_conditions, self.codec_state = state.pending_conditions, move_state(state.codec_state, self.device)
         self.num_frames, self.generated_chunks, self.seeds = state.num_frames, state.generated_chunks, state.seeds
         self.travel = state.travel
 
