@@ -130,7 +130,7 @@ def load_codec(path: Path, device: torch.device | str = "cpu") -> tuple[Checkpoi
     manifest = read_manifest(path)
     if isinstance(manifest.codec, WanCodecConfig):
         raise CheckpointError(
-            f"{path} has Wan's video autoencoder for its codec, which this version cannot run; its weights can be exported"
+            f"{path} has Wan's video autoencoder for its codec, which this version cannot run yet; its model can be exported"
         )
     codec = ConvCodec(manifest.codec)
     load_weights(codec, Path(path) / "codec.safetensors")

@@ -36,14 +36,15 @@ class ForeignWeights:
     config: dict[str, Any] | None
 
 
-def read_foreign(source: Path, part: str = "") -> ForeignWeights:
-    """A folder with config.json and safetensors (or its `transformer` folder), or a file; `part` is an entry of a training checkpoint."""
+def read_foreign(source: Path, part: str = "", folder: str = "transformer") -> ForeignWeights:
+    """A folder with config.json and safetensors (or its `folder`), or a file; `part` is an entry of a training checkpoint."""
     source = Path(source)
     if source.is_dir():
         if part:
             raise CheckpointError(f"{source} is a folder, and only training checkpoints (.pt) have parts; leave part '{part}' out")
-        folder = source / "transformer" if (source / "transformer").is_dir() else source
-        return ForeignWeights(folder, "", read_folder(folder), read_folder_config(folder))
+        place = source / folder if (source / folder).is_dir() else source
+        config = read_folder_config(place)
+        return ForeignWeights(place, "", read_folder(place), config)
     if not source.is_file():
         raise CheckpointError(f"{source} does not exist; give a folder with config.json and safetensors, or a weight file")
     if source.suffix == ".safetensors":

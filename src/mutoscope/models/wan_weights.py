@@ -1,7 +1,7 @@
 """Wan weights in and out: a foreign checkpoint fitted to a transformer of ours, and ours written in diffusers' layout."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from torch import Tensor
 
 from mutoscope.core.config import to_plain
 from mutoscope.core.errors import CheckpointError
-from mutoscope.core.files import write_atomically, write_folder, write_json
+from mutoscope.core.files import hash_file, write_atomically, write_folder, write_json
 from mutoscope.models.checkpoint import CheckpointManifest, read_manifest
 from mutoscope.models.foreign import INDEX, WEIGHT_STEMS, ForeignWeights, read_safetensors
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
+from mutoscope.models.wan_codec_weights import CodecWeights
 from mutoscope.models.wan_config import WanSizes, diffusers_config, read_sizes
 from mutoscope.models.wan_keys import listed, our_names, to_diffusers
 
@@ -84,15 +85,22 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     write_atomically(path, save)
 
 
-def import_wan(weights: ForeignWeights, manifest: CheckpointManifest, target: Path) -> None:
-    """Write foreign weights as a checkpoint folder, bit for bit and in their own types. Nothing is written unless all of it fits."""
+def import_wan(weights: ForeignWeights, manifest: CheckpointManifest, target: Path, codec: CodecWeights | None = None) -> None:
+    """Write foreign weights as a checkpoint folder, bit for bit and in their own types. Nothing is written unless all of it fits.
+
+    The codec's weights lie beside them where they are given; `codec_hash` then names them.
+    """
     if manifest.model is None:
         raise CheckpointError("a checkpoint of a transformer needs its dimensions")
     tensors = fit(weights, manifest.model)
 
     def write(folder: Path) -> None:
         write_tensors(folder / "average.safetensors", tensors)
-        write_json(folder / "manifest.json", to_plain(manifest))
+        named = manifest
+        if codec is not None:
+            write_tensors(folder / "codec.safetensors", codec.tensors)
+            named = replace(manifest, codec_hash=hash_file(folder / "codec.safetensors")[:16])
+        write_json(folder / "manifest.json", to_plain(named))
 
     write_folder(target, write)
 
