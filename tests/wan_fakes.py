@@ -18,7 +18,10 @@ from mutoscope.recipes import recipe
 from mutoscope.train.build import transformer_config
 from mutoscope.train.config import ModelConfig, RunConfig
 
-CODEC = WanCodecConfig(32, 48, latent_channels=4, base_width=4, multipliers=(1, 1, 2, 2), blocks=1)
+CODEC = WanCodecConfig(
+    32, 48, base_dim=4, z_dim=4, dim_mult=(1, 1, 2, 2), num_res_blocks=1, temporal_downsample=(False, True, True),
+    latents_mean=(0.1, 0.2, 0.3, 0.4), latents_std=(1.0, 2.0, 3.0, 4.0),
+)  # fmt: skip
 MODEL = ModelConfig(dim=24, ffn_dim=40, num_heads=2, num_layers=3, patch=2, freq_dim=16, text_dim=10)
 RUN: RunConfig = replace(
     recipe("wan-1.3b"), name="tiny-wan", model=MODEL, codec=CODEC, data=replace(recipe("wan-1.3b").data, height=32, width=48)

@@ -1,12 +1,17 @@
 """config.json of both layouts: read strictly, refused by the name of what does not fit."""
 
+from dataclasses import replace
+
 import pytest
+import torch
 
 from fakes import recipe_transformer
 from mutoscope.core.errors import CheckpointError, ConfigError
 from mutoscope.core.shapes import LatentShape
-from mutoscope.models.wan_config import WanCodecConfig, diffusers_config, read_sizes
+from mutoscope.models.wan_codec_weights import expected
+from mutoscope.models.wan_config import diffusers_config, read_sizes
 from mutoscope.models.wan_weights import sizes_of
+from mutoscope.recipes.wan import wan_2_1
 from wan_fakes import CONFIG, DIFFUSERS_JSON, ORIGINAL_JSON
 
 # The published files, word for word (Wan2.1-T2V-1.3B and -14B-Diffusers).
@@ -54,12 +59,21 @@ def test_other_models_are_refused_by_name(config, message):
 
 
 def test_sizes_of_the_codec_are_derived():
-    codec = WanCodecConfig(480, 832)
-    assert (codec.stride, codec.temporal_stride, codec.latent) == (8, 4, LatentShape(16, 60, 104))
-    assert WanCodecConfig(30, 50, multipliers=(1, 2), halve_time=(True,)).latent == LatentShape(16, 15, 25)
+    codec = wan_2_1(480, 832)
+    assert (codec.spatial_stride, codec.temporal_stride, codec.latent) == (8, 4, LatentShape(16, 60, 104))
+    halved_once = replace(codec, height=30, width=50, dim_mult=(1, 2), temporal_downsample=(True,))
+    assert (halved_once.temporal_stride, halved_once.latent) == (2, LatentShape(16, 15, 25))
 
 
-@pytest.mark.parametrize(("size", "changes"), [((481, 832), {}), ((480, 832), {"halve_time": (True,)})])
-def test_codecs_that_cannot_be_are_refused(size, changes):
-    with pytest.raises(ConfigError, match="does not divide by|halves 3 times"):
-        WanCodecConfig(*size, **changes)
+def test_the_published_codec_is_that_of_diffusers():
+    diffusers = pytest.importorskip("diffusers")
+    shapes, settings = expected(wan_2_1(480, 832))
+    with torch.device("meta"):
+        theirs = diffusers.AutoencoderKLWan()
+    assert settings == dict(theirs.config) and shapes == {name: tuple(value.shape) for name, value in theirs.state_dict().items()}
+
+
+@pytest.mark.parametrize("changes", [{"height": 481}, {"temporal_downsample": (True,)}, {"latents_mean": (0.0,)}])
+def test_codecs_that_cannot_be_are_refused(changes):
+    with pytest.raises(ConfigError, match="does not divide by|halve 3 times|for each of 16"):
+        replace(wan_2_1(480, 832), **changes)

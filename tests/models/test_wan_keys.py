@@ -119,7 +119,7 @@ def test_what_has_no_place_here_is_refused_by_name(names, message):
         (["b", "a"], "a, b"),
         (["blocks.3.x"], "blocks.3.x"),
         ([f"blocks.{n}.norm3.bias" for n in (0, 1, 2, 5)], "blocks.{0-2,5}.norm3.bias"),
-        (["blocks.x", "blocks.1.y", "blocks.0.y"], "blocks.x, blocks.{0-1}.y"),
+        (["blocks.x", "model.blocks.1.y", "model.blocks.0.y"], "blocks.x, model.blocks.{0-1}.y"),
     ],
 )
 def test_lists_name_every_key_and_blocks_once(names, text):

@@ -125,7 +125,7 @@ def lose_blocks(tensors: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (change_names, r"missing head\.head\.bias; unmatched blocks\.\{0-2\}\.gate, head\.novelty$"),
+        (change_names, r"missing head\.head\.bias; unmatched model\.blocks\.\{0-2\}\.gate, model\.head\.novelty$"),
         (change_shapes, r"blocks\.1\.ffn\.0\.weight is \(24, 40\), needed \(40, 24\); head\.head\.bias is \(3,\), needed \(16,\)$"),
         (lose_blocks, r"missing blocks\.\{1-2\}\.cross_attn\.k\.bias, .*blocks\.\{1-2\}\.self_attn\.v\.weight$"),
         (lambda tensors: tensors.update({"head.modulation": torch.ones(1, 2, 24).int()}), "head.modulation is of type torch.int32"),

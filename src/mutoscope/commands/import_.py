@@ -6,7 +6,7 @@ nothing is written. docs/wan.md lists which files to download.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,8 +64,6 @@ def run(options: Options) -> int:
     stage = recipe.stage(options.stage)
     manifest = imported_manifest(recipe, stage, options.content_rate)
     codec = None if options.codec is None else fit_codec(read_foreign(options.codec, folder="vae"), recipe.codec)
-    if codec is not None:
-        manifest = replace(manifest, latent_mean=codec.latent_mean, latent_std=codec.latent_std)
     weights = read_foreign(options.source, options.part)
     output = options.output or Path("runs") / recipe.name / stage.name / "checkpoint"
     import_wan(weights, manifest, output, codec)
@@ -105,7 +103,7 @@ def imported_manifest(run: RunConfig, stage: StageConfig, content_rate: float) -
         parents=(),
         recipe=run.name,
         recipe_hash="imported",
-        latent_mean=(),
-        latent_std=(),
+        latent_mean=run.codec.latents_mean,
+        latent_std=run.codec.latents_std,
         conditions=("text",),
     )

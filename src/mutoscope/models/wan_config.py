@@ -13,40 +13,44 @@ from mutoscope.core.shapes import LatentShape
 
 @dataclass(frozen=True)
 class WanCodecConfig:
-    """Wan 2.1's causal video autoencoder for pictures of this size (arXiv 2503.20314, section 4.1).
+    """Wan 2.1's causal video autoencoder for pictures of this size (arXiv 2503.20314, section 4.1), with the fields of diffusers' class.
 
-    Level i has `base_width * multipliers[i]` channels and `blocks` residual blocks; every level but the last halves the picture, and
-    those of `halve_time` the frame rate too.
+    Every width of `dim_mult` after the first halves the picture, and the frame rate too where `temporal_downsample` says so.
+    `latents_mean` and `latents_std` make the latents standard, channel by channel.
     """
 
     height: int
     width: int
-    latent_channels: int = 16
-    base_width: int = 96
-    multipliers: tuple[int, ...] = (1, 2, 4, 4)
-    blocks: int = 2
-    halve_time: tuple[bool, ...] = (False, True, True)
+    base_dim: int
+    z_dim: int
+    dim_mult: tuple[int, ...]
+    num_res_blocks: int
+    temporal_downsample: tuple[bool, ...]
+    latents_mean: tuple[float, ...]
+    latents_std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if len(self.halve_time) != len(self.multipliers) - 1:
-            raise ConfigError(f"a codec of {len(self.multipliers)} levels halves {len(self.multipliers) - 1} times, got {self.halve_time}")
-        if self.height % self.stride or self.width % self.stride:
-            raise ConfigError(f"a picture of {self.height}x{self.width} does not divide by the codec's stride {self.stride}")
+        if len(self.temporal_downsample) != len(self.dim_mult) - 1:
+            raise ConfigError(f"{len(self.dim_mult)} widths halve {len(self.dim_mult) - 1} times, got {self.temporal_downsample}")
+        if not len(self.latents_mean) == len(self.latents_std) == self.z_dim:
+            raise ConfigError(f"latents_mean and latents_std need a number for each of {self.z_dim} latent channels")
+        if self.height % self.spatial_stride or self.width % self.spatial_stride:
+            raise ConfigError(f"a picture of {self.height}x{self.width} does not divide by the codec's stride {self.spatial_stride}")
 
     @property
-    def stride(self) -> int:
+    def spatial_stride(self) -> int:
         """Pixels per latent cell."""
-        return 2 ** len(self.halve_time)
+        return 2 ** len(self.temporal_downsample)
 
     @property
     def temporal_stride(self) -> int:
         """Pixel frames per frame after the first."""
-        return 2 ** sum(self.halve_time)
+        return 2 ** sum(self.temporal_downsample)
 
     @property
     def latent(self) -> LatentShape:
         """Size of a latent frame."""
-        return LatentShape(self.latent_channels, self.height // self.stride, self.width // self.stride)
+        return LatentShape(self.z_dim, self.height // self.spatial_stride, self.width // self.spatial_stride)
 
 
 @dataclass(frozen=True)

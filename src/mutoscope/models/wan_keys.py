@@ -3,6 +3,7 @@
 The maps are data. A name that no row has is returned as it is, so that it shows up as unexpected, under its own name.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -35,6 +36,7 @@ BLOCK_BACK = {theirs: ours for ours, theirs in BLOCK.items()}
 # What FSDP, activation checkpointing and torch.compile put into names, anywhere; and what wrappers put in front, as often as they wrap.
 WRAPPERS = {"_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"}
 PREFIXES = {"model", "module", "generator"}
+IN_BLOCK = re.compile(r"(|.*\.)blocks\.(\d+)(\..+)")
 
 
 @dataclass(frozen=True)
@@ -134,13 +136,12 @@ def our_names(names: Iterable[str]) -> dict[str, str]:
 
 def listed(names: Iterable[str]) -> str:
     """Every name, with those that differ in the block alone as one: `blocks.{0-29}.norm3.bias`."""
-    blocks: dict[str, list[int]] = {}
+    blocks: dict[tuple[str, str], list[int]] = {}
     for name in names:
-        head, _, rest = name.partition(".")
-        number, _, tail = rest.partition(".")
-        numbered = head == "blocks" and number.isdigit() and tail
-        blocks.setdefault(tail if numbered else name, []).extend([int(number)] if numbered else [])
-    return ", ".join(f"blocks.{_numbers(sorted(numbers))}.{name}" if numbers else name for name, numbers in sorted(blocks.items()))
+        numbered = IN_BLOCK.fullmatch(name)
+        key = (f"{numbered[1]}blocks.", numbered[3]) if numbered else (name, "")
+        blocks.setdefault(key, []).extend([int(numbered[2])] if numbered else [])
+    return ", ".join(head + (_numbers(sorted(numbers)) if numbers else "") + tail for (head, tail), numbers in sorted(blocks.items()))
 
 
 def _numbers(numbers: list[int]) -> str:

@@ -16,11 +16,11 @@ from mutoscope.core.files import hash_file, write_atomically, write_folder, writ
 from mutoscope.models.checkpoint import CheckpointManifest, read_manifest
 from mutoscope.models.foreign import INDEX, WEIGHT_STEMS, ForeignWeights, read_safetensors
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
-from mutoscope.models.wan_codec_weights import CodecWeights
 from mutoscope.models.wan_config import WanSizes, diffusers_config, read_sizes
 from mutoscope.models.wan_keys import listed, our_names, to_diffusers
 
 STEM = WEIGHT_STEMS[0]
+CODEC_PREFIX = "vae."
 FORMAT = {"format": "pt"}  # which diffusers and transformers ask for
 
 
@@ -85,10 +85,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     write_atomically(path, save)
 
 
-def import_wan(weights: ForeignWeights, manifest: CheckpointManifest, target: Path, codec: CodecWeights | None = None) -> None:
+def import_wan(weights: ForeignWeights, manifest: CheckpointManifest, target: Path, codec: Mapping[str, Tensor] | None = None) -> None:
     """Write foreign weights as a checkpoint folder, bit for bit and in their own types. Nothing is written unless all of it fits.
 
-    The codec's weights lie beside them where they are given; `codec_hash` then names them.
+    The codec's weights, under diffusers' names, lie beside them where they are given, as `vae.*`; `codec_hash` then names them.
     """
     if manifest.model is None:
         raise CheckpointError("a checkpoint of a transformer needs its dimensions")
@@ -98,7 +98,7 @@ def import_wan(weights: ForeignWeights, manifest: CheckpointManifest, target: Pa
         write_tensors(folder / "average.safetensors", tensors)
         named = manifest
         if codec is not None:
-            write_tensors(folder / "codec.safetensors", codec.tensors)
+            write_tensors(folder / "codec.safetensors", {f"{CODEC_PREFIX}{name}": tensor for name, tensor in codec.items()})
             named = replace(manifest, codec_hash=hash_file(folder / "codec.safetensors")[:16])
         write_json(folder / "manifest.json", to_plain(named))
 

@@ -320,7 +320,7 @@ class RunConfig:
     @property
     def codec_stride(self) -> int:
         """Pixels per latent cell."""
-        return self.codec.stride if isinstance(self.codec, WanCodecConfig) else 2 ** len(self.codec_stage.widths)
+        return self.codec.spatial_stride if isinstance(self.codec, WanCodecConfig) else 2 ** len(self.codec_stage.widths)
 
     @property
     def longest_clip(self) -> int:
