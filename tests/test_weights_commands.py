@@ -74,7 +74,7 @@ def test_the_codec_lies_beside_the_model(tiny, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["import", "scroll", "wan"], "'scroll' is no Wan recipe; weights are imported for wan-1.3b, wan-14b"),
-        (["import", "wan-1.3b", "wan"], "wan is of another size than the recipe: dim is 24, needed 1536"),
+        (["import", "wan-1.3b", "wan"], "wan is of another size than the recipe: channels is 4, needed 16, dim is 24, needed 1536"),
         (["import", "run.json", "nowhere"], "nowhere does not exist; give a folder"),
         (["import", "run.json", "wan", "--stage", "codec"], "unknown stage 'codec'; this recipe has: bidirectional, autoregressive"),
         (["import", "run.json", "wan", "--set", "data.height=64"], "set codec.height, codec.width, data.height and data.width alike"),

@@ -44,7 +44,8 @@ def expected(config: WanCodecConfig) -> tuple[dict[str, tuple[int, ...]], dict[s
             latents_mean=list(config.latents_mean),
             latents_std=list(config.latents_std),
         )
-    return {name: tuple(value.shape) for name, value in model.state_dict().items()}, dict(model.config)
+    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in model.config.items() if not key.startswith("_")}
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}, settings
 
 
 def from_original(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -56,8 +57,7 @@ def from_original(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def compare_settings(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
     """Every setting of a config.json is the one that is needed, or the error names it."""
     read = {key: value for key, value in found.items() if not key.startswith("_")}
-    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in wanted.items()}
-    differing = [key for key, value in read.items() if key not in plain or plain[key] != value]
+    differing = [key for key, value in read.items() if key not in wanted or wanted[key] != value]
     if differing:
-        each = ", ".join(f"{key} is {read[key]!r}, needed {plain.get(key, 'none such')!r}" for key in differing)
+        each = ", ".join(f"{key} is {read[key]!r}, needed {wanted.get(key, 'none such')!r}" for key in differing)
         raise CheckpointError(f"{where} is of another codec than the recipe's: {each}")
