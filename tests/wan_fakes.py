@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fakes import scatter_parameters
-from mutoscope.core.streams import stream
+from mutoscope.core.streams import normal, stream
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
+from mutoscope.models.wan_codec_weights import expected
 from mutoscope.models.wan_config import WanCodecConfig
 from mutoscope.models.wan_keys import to_diffusers
 from mutoscope.recipes import recipe
@@ -19,7 +20,7 @@ from mutoscope.train.build import transformer_config
 from mutoscope.train.config import ModelConfig, RunConfig
 
 CODEC = WanCodecConfig(
-    32, 48, base_dim=4, z_dim=4, dim_mult=(1, 1, 2, 2), num_res_blocks=1, temporal_downsample=(False, True, True),
+    32, 48, base_dim=4, z_dim=4, dim_mult=(1, 2, 4, 4), num_res_blocks=2, temporal_downsample=(False, True, True),
     latents_mean=(0.1, 0.2, 0.3, 0.4), latents_std=(1.0, 2.0, 3.0, 4.0),
 )  # fmt: skip
 MODEL = ModelConfig(dim=24, ffn_dim=40, num_heads=2, num_layers=3, patch=2, freq_dim=16, text_dim=10)
@@ -67,6 +68,19 @@ def write_original(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(ORIGINAL_JSON))
     save_file(dict(tensors), folder / "diffusion_pytorch_model.safetensors")
+    return folder
+
+
+def codec_tensors(seed: int = 0) -> dict[str, Tensor]:
+    """Random weights of the codec under diffusers' names."""
+    return {name: normal(shape, stream(seed, "tiny codec", name)) for name, shape in expected(CODEC)[0].items()}
+
+
+def write_codec(folder: Path, tensors: Mapping[str, Tensor], **changes: object) -> Path:
+    """A `vae` folder of diffusers."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKLWan", **expected(CODEC)[1], **changes}))
+    save_file(dict(tensors), folder / "diffusion_pytorch_model.safetensors", {"format": "pt"})
     return folder
 
 

@@ -47,6 +47,7 @@ def test_both_layouts_say_the_same():
         (DIFFUSERS_JSON | {"in_channels": 36}, "36 channels in and 4 out"),
         (DIFFUSERS_JSON | {"qk_norm": None}, "says qk_norm = None"),
         (DIFFUSERS_JSON | {"patch_size": [2, 2, 2]}, r"patches of \(2, 2, 2\)"),
+        (ORIGINAL_JSON | {"patch_size": 2}, r"patches of \(2,\)"),
         (DIFFUSERS_JSON | {"_class_name": "AutoencoderKLWan"}, "is of a AutoencoderKLWan; needed: the transformer folder"),
         (DIFFUSERS_JSON | {"num_layers": "3"}, "no dimensions of a Wan transformer"),
         ({name: value for name, value in DIFFUSERS_JSON.items() if name != "ffn_dim"}, "lacks ffn_dim"),

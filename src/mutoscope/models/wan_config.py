@@ -156,10 +156,10 @@ def same_channels(channels_in: int, channels_out: int | None, where: str) -> int
 
 def square_patch(patch: Any, where: str) -> int:
     """(1, p, p) -> p."""
-    time, height, width = patch
-    if time != 1 or height != width:
-        raise CheckpointError(f"{where} has patches of {tuple(patch)}; this transformer cuts one frame into square ones, (1, p, p)")
-    return height
+    sides = tuple(patch) if isinstance(patch, (list, tuple)) else (patch,)
+    if len(sides) != 3 or sides != (1, sides[1], sides[1]):
+        raise CheckpointError(f"{where} has patches of {sides}; this transformer cuts one frame into square ones, (1, p, p)")
+    return sides[1]
 
 
 def diffusers_config(sizes: WanSizes) -> dict[str, Any]:
