@@ -73,7 +73,8 @@ def write_original(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
 
 def codec_tensors(seed: int = 0) -> dict[str, Tensor]:
     """Random weights of the codec under diffusers' names."""
-    return {name: normal(shape, stream(seed, "tiny codec", name)) for name, shape in expected(CODEC)[0].items()}
+    shapes = expected(CODEC)[0]
+    return {name: normal(shape, stream(seed, "tiny codec", index)) for index, (name, shape) in enumerate(shapes.items())}
 
 
 def write_codec(folder: Path, tensors: Mapping[str, Tensor], **changes: object) -> Path:
