@@ -29,6 +29,9 @@ from mutoscope.models.checkpoint import FORMAT_VERSION, Checkpoint, CheckpointMa
 from mutoscope.models.codec import ConvCodec, ConvCodecConfig
 from mutoscope.models.conditions import Conditions, action_conditions
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
+from mutoscope.models.wan_config import WanCodecConfig
+from mutoscope.recipes import recipe
+from mutoscope.train.build import transformer_config
 
 ACTIONS = ActionSpec("multi_binary", ("forward", "turn_left", "turn_right"))
 WORLD = WorldSpec("fake", 12, 20, 17.5, ACTIONS)
@@ -87,6 +90,13 @@ def tiny_config(**changes: object) -> TransformerConfig:
     """Two layers of two heads over a 3 x 5 grid of single-cell patches."""
     sizes: dict = dict(latent=ODD, dim=24, ffn_dim=32, num_heads=2, num_layers=2, freq_dim=16, action_dim=ACTIONS.dim, travel=True)
     return TransformerConfig(**{**sizes, **changes})
+
+
+def recipe_transformer(name: str) -> TransformerConfig:
+    """The dimensions of a recipe with Wan's codec."""
+    run = recipe(name)
+    assert isinstance(run.codec, WanCodecConfig)
+    return transformer_config(run.model, run.codec, 0, None)
 
 
 def tiny_model(config: TransformerConfig | None = None, seed: int = 0) -> VideoTransformer:

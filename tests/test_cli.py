@@ -1,6 +1,5 @@
 """The command line: instant help, mistakes as messages, action scripts, and every command's own help."""
 
-import importlib
 import subprocess
 import sys
 from dataclasses import dataclass, is_dataclass
@@ -64,7 +63,7 @@ def test_an_option_given_twice_is_refused_before_one_of_them_is_lost(capsys, aga
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_has_help_with_examples(name, capsys):
-    command = importlib.import_module(f"mutoscope.commands.{name}")
+    command = cli.command_module(name)
     assert is_dataclass(command.Options) and command.EXAMPLES
     with pytest.raises(SystemExit) as stopped:
         cli.main([name, "--help"])
@@ -78,7 +77,7 @@ def test_every_command_has_help_with_examples(name, capsys):
 def test_every_example_parses(name):
     import shlex
 
-    command = importlib.import_module(f"mutoscope.commands.{name}")
+    command = cli.command_module(name)
     for example in (*command.EXAMPLES, *cli.EXAMPLES):
         words = shlex.split(example)
         if words[1] == name:

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import keyword
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -15,6 +16,8 @@ COMMANDS = {
     "train": "train every stage of a recipe, or resume where it stopped",
     "evaluate": "score checkpoints side by side on held-out episodes",
     "recall": "measure how long a world remembers what left the view",
+    "import": "turn published Wan weights into a checkpoint",
+    "export": "write a checkpoint's model in diffusers' layout",
     "generate": "write a video from a checkpoint and an action script",
     "play": "play a learned world in the browser",
     "plan": "bytes of a memory per policy, for any model",
@@ -48,7 +51,12 @@ def main(arguments: Sequence[str]) -> int:
     name, *rest = arguments
     if name not in COMMANDS:
         return _complain(f"mutoscope: unknown command '{name}'{_suggestion(name)}; known: {', '.join(COMMANDS)}")
-    return run_command(name, importlib.import_module(f"mutoscope.commands.{name}"), rest)
+    return run_command(name, command_module(name), rest)
+
+
+def command_module(name: str) -> ModuleType:
+    """The file of a command; one that is named like a keyword of the language has an underscore after its name."""
+    return importlib.import_module(f"mutoscope.commands.{name}{'_' * keyword.iskeyword(name)}")
 
 
 def run_command(name: str, command: ModuleType, arguments: Sequence[str]) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mutoscope.core.errors import CheckpointError, MutoscopeError
-from mutoscope.core.files import hash_file, portable, read_json, write_atomically, write_bytes, write_json
+from mutoscope.core.files import hash_file, portable, read_json, write_atomically, write_bytes, write_folder, write_json
 
 KILLED_IN_MID_WRITE = """
 import os, sys
@@ -57,6 +57,34 @@ def test_write_and_read(tmp_path):
     assert (tmp_path / "new" / "a").read_bytes() == b"content"
     write_json(tmp_path / "a.json", {"name": "é", "values": [1, 2.5, None]})
     assert read_json(tmp_path / "a.json") == {"name": "é", "values": [1, 2.5, None]}
+
+
+def write_two(folder: Path) -> None:
+    (folder / "a").write_bytes(b"a")
+    (folder / "b").write_bytes(b"b")
+
+
+def test_a_folder_is_whole(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "new" / "folder", tmp_path / "empty"):
+        write_folder(folder, write_two)
+        assert sorted(path.name for path in folder.iterdir()) == ["a", "b"]
+        with pytest.raises(MutoscopeError, match="exists and is not empty; give another folder, or delete it"):
+            write_folder(folder, write_two)
+    (tmp_path / "file").touch()
+    with pytest.raises(MutoscopeError, match="exists and is not empty"):
+        write_folder(tmp_path / "file", write_two)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("defect"), KeyboardInterrupt()])
+def test_a_folder_that_was_not_finished_is_absent(tmp_path, error):
+    def write(folder: Path) -> None:
+        write_two(folder)
+        raise error
+
+    with pytest.raises(MutoscopeError if isinstance(error, OSError) else type(error)):
+        write_folder(tmp_path / "folder", write)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff\xfe"])

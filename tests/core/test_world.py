@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mutoscope.core.errors import ConfigError
-from mutoscope.core.world import ActionSpec, WorldSpec
+from mutoscope.core.world import NO_ACTIONS, ActionSpec, WorldSpec
 
 MOVES = ActionSpec("discrete", ("stand", "up", "down"))
 BUTTONS = ActionSpec("multi_binary", ("forward", "turn_left", "turn_right"))
@@ -70,6 +70,13 @@ def test_names_that_cannot_be_pressed_are_refused(spec, text):
 def test_boxes_that_cannot_be_are_refused(names, low, high):
     with pytest.raises(ConfigError):
         ActionSpec("box", names, low, high)
+
+
+def test_a_world_may_take_no_actions_but_only_by_that_name():
+    assert NO_ACTIONS.dim == 0 and NO_ACTIONS.vector("stand").shape == NO_ACTIONS.encode(()).shape == (0,)
+    for kind, names in (("none", ("up",)), ("discrete", ()), ("multi_binary", ()), ("box", ())):
+        with pytest.raises(ConfigError, match=f"for '{kind}'"):
+            ActionSpec(kind, names)
 
 
 @pytest.mark.parametrize(("height", "width", "rate"), [(0, 4, 1.0), (4, 0, 1.0), (4, 4, 0.0)])

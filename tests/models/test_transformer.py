@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from fakes import scatter_parameters, tiny_conditions, tiny_config, tiny_latents, tiny_model
+from fakes import recipe_transformer, scatter_parameters, tiny_conditions, tiny_config, tiny_latents, tiny_model
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.shapes import LatentShape
 from mutoscope.core.streams import normal, stream
@@ -15,10 +15,11 @@ from mutoscope.models.conditions import Conditions, action_conditions
 from mutoscope.models.denoise import bidirectional, clip_layout, teacher_forced
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
 
-WAN = TransformerConfig(LatentShape(16, 60, 104), dim=1536, ffn_dim=8960, num_heads=12, num_layers=30, patch=2, text_dim=4096)
+WAN = recipe_transformer("wan-1.3b")
 SMALL = [
     TransformerConfig(LatentShape(4, 4, 6), dim=24, ffn_dim=48, num_heads=2, num_layers=2, patch=2, freq_dim=32, text_dim=10),
     TransformerConfig(LatentShape(3, 5, 7), dim=42, ffn_dim=31, num_heads=3, num_layers=3, patch=1, freq_dim=18, text_dim=7),
+    TransformerConfig(LatentShape(5, 9, 6), dim=80, ffn_dim=90, num_heads=4, num_layers=2, patch=3, freq_dim=64, text_dim=12),
 ]
 
 
@@ -62,6 +63,13 @@ def test_tiny_and_wan_come_from_one_class():
     assert count(wan) == expected_count(WAN) == 1_418_996_800
 
 
+def test_the_large_one_is_the_published_size():
+    """Of Wan2.1-T2V-14B."""
+    config = recipe_transformer("wan-14b")
+    assert anatomy(on_meta(config)) == anatomy(on_meta(SMALL[0]))
+    assert count(on_meta(config)) == expected_count(config) == 14_288_491_584
+
+
 def test_one_class_broken_twin_without_text():
     assert anatomy(on_meta(dataclasses.replace(SMALL[0], text_dim=0))) != anatomy(on_meta(WAN))
 
@@ -88,26 +96,95 @@ def test_wan_keys_and_shapes_are_those_of_diffusers():
     assert count(foreign(model, "meta")) == count(model)
 
 
-def relative_difference(config: TransformerConfig, sigma_of_ours: float) -> float:
-    """Of our whole-clip velocity (at `sigma_of_ours`) and theirs at sigma .7, on three random frames."""
+def text_conditions(config: TransformerConfig, frames: int) -> Conditions:
+    """Two prompts of five random tokens, no actions."""
+    nothing = action_conditions(torch.zeros(2, frames, config.temporal_stride, 0), torch.zeros(2, frames, dtype=torch.bool))
+    return dataclasses.replace(nothing, text=normal((2, 5, config.text_dim), stream(0, "text")))
+
+
+def random_clip(config: TransformerConfig, frames: int) -> torch.Tensor:
+    """Two random clips."""
+    return normal((2, frames, config.latent.channels, config.latent.height, config.latent.width), stream(0, "latents"))
+
+
+def scattered(config: TransformerConfig) -> VideoTransformer:
+    """A float32 model without a single zero weight."""
     model = VideoTransformer(config).initialise(stream(0, "model"))
     scatter_parameters(model, 0)
-    latents = normal((2, 3, config.latent.channels, config.latent.height, config.latent.width), stream(0, "latents"))
-    text = normal((2, 5, config.text_dim), stream(0, "text"))
-    conditions = dataclasses.replace(action_conditions(torch.zeros(2, 3, 1, 0), torch.zeros(2, 3, dtype=torch.bool)), text=text)
+    return model
+
+
+def their_velocity(model: VideoTransformer, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    """diffusers' prediction with our weights; timesteps are 1000 sigma, one per clip or one per token."""
     with torch.no_grad():
-        ours = bidirectional(model, latents, torch.full((2, 3), sigma_of_ours), conditions)
-        theirs = foreign(model, "cpu")(latents.transpose(1, 2), torch.full((2,), 700.0), text).sample.transpose(1, 2)
+        return foreign(model, "cpu")(latents.transpose(1, 2), timesteps, text).sample.transpose(1, 2)
+
+
+def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """Relative error in the norm of all values."""
     return float((ours - theirs).norm() / theirs.norm())
 
 
-@pytest.mark.parametrize("config", SMALL, ids=["even", "odd"])
+def relative_difference(config: TransformerConfig, sigma_of_ours: float) -> float:
+    """Of our whole-clip velocity (at `sigma_of_ours`) and theirs at sigma .7, on three random frames."""
+    model, latents, conditions = scattered(config), random_clip(config, 3), text_conditions(config, 3)
+    with torch.no_grad():
+        ours = bidirectional(model, latents, torch.full((2, 3), sigma_of_ours), conditions)
+    return difference(ours, their_velocity(model, latents, torch.full((2,), 700.0), conditions.text))
+
+
+@pytest.mark.parametrize("config", SMALL, ids=["even", "odd", "large patches"])
 def test_the_bidirectional_path_is_that_of_diffusers(config):
     assert relative_difference(config, 0.7) < 1e-4
 
 
 def test_diffusers_broken_twin_at_another_sigma():
     assert relative_difference(SMALL[1], 0.69) > 1e-4
+
+
+def difference_per_frame(config: TransformerConfig, order: list[int]) -> float:
+    """Every frame has its own sigma: theirs as one timestep per token, ours in the order given."""
+    model, latents, conditions = scattered(config), random_clip(config, 3), text_conditions(config, 3)
+    sigma = torch.tensor([[0.0, 0.25, 0.9], [1.0, 0.5, 0.1]])
+    with torch.no_grad():
+        ours = bidirectional(model, latents, sigma[:, order], conditions)
+    timesteps = (1000 * sigma).repeat_interleave(config.grid.tokens, dim=1)
+    return difference(ours, their_velocity(model, latents, timesteps, conditions.text))
+
+
+@pytest.mark.parametrize("config", SMALL, ids=["even", "odd", "large patches"])
+def test_a_sigma_per_frame_is_a_timestep_per_token_of_diffusers(config):
+    assert difference_per_frame(config, [0, 1, 2]) < 1e-4
+
+
+def test_sigma_per_frame_broken_twin_in_another_order():
+    assert difference_per_frame(SMALL[0], [0, 2, 1]) > 1e-4
+
+
+@pytest.mark.parametrize(("height", "width"), [(2, 2), (6, 4), (8, 14)])
+def test_one_set_of_weights_serves_any_resolution(height, width):
+    trained = scattered(SMALL[0])
+    config = dataclasses.replace(SMALL[0], latent=LatentShape(SMALL[0].latent.channels, height, width))
+    model = VideoTransformer(config)
+    model.load_state_dict(trained.state_dict())
+    latents, conditions = random_clip(config, 2), text_conditions(config, 2)
+    with torch.no_grad():
+        ours = bidirectional(model, latents, torch.full((2, 2), 0.5), conditions)
+    assert difference(ours, their_velocity(trained, latents, torch.full((2,), 500.0), conditions.text)) < 1e-4
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_a_first_chunk_of_any_length_is_a_clip_of_diffusers(frames):
+    """It has no past: what a causal model makes of it is what a bidirectional one makes of a clip of these frames."""
+    config = SMALL[2]
+    model, latents, conditions = scattered(config), random_clip(config, 2 * frames), text_conditions(config, 2 * frames)
+    clip = clip_layout(model, Window(2 * frames), (frames, frames), "cpu")
+    with torch.no_grad():
+        ours = teacher_forced(model, latents, latents, torch.full((2, 2 * frames), 0.3), conditions, conditions, clip)
+    theirs = their_velocity(model, latents[:, :frames], torch.full((2,), 300.0), conditions.text)
+    assert difference(ours[:, :frames], theirs) < 1e-4
+    alone = their_velocity(model, latents[:, frames:], torch.full((2,), 300.0), conditions.text)
+    assert difference(ours[:, frames:], alone) > 1e-4, "the second chunk must have read the first"
 
 
 def velocity_of(model: VideoTransformer, conditions: Conditions) -> torch.Tensor:

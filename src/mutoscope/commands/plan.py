@@ -1,6 +1,6 @@
 """How many bytes would a memory take? Cache bytes per memory policy for any model, before anything is allocated.
 
-A model is a recipe, a checkpoint, wan-1.3b or wan-14b (480x832, 1,560 tokens per frame).
+A model is a recipe (wan-1.3b and wan-14b among them: 480x832, 1,560 tokens per frame) or a checkpoint.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ EXAMPLES = (
     "mutoscope plan wan-1.3b --frames 7500 --tokens 1024 --dtype bf16",
     "mutoscope plan doom --policies window=16 sink=4,window=12 full=1000 --rows 8",
 )
-# layers, heads, channels of a head, tokens of a frame (Wan 2.1, arXiv 2503.20314; 60x104 latents in patches of 2).
-WAN = {"wan-1.3b": (30, 12, 128, 1560), "wan-14b": (40, 40, 128, 1560)}
 USUAL = (
     "window=21",
     "sink=3,window=9",
@@ -50,7 +48,7 @@ class Options:
     """Which model, how long a world, which policies."""
 
     model: tyro.conf.Positional[str] = ""
-    """A recipe, a checkpoint, a bundled name, wan-1.3b or wan-14b; default: the bundled world."""
+    """A recipe, a checkpoint or a bundled name; default: the bundled world."""
     frames: int = 7500
     """Frames of the world: what the policy "full" has to hold. 7,500 are five minutes at 25 frames/s."""
     policies: tuple[str, ...] = ()
@@ -94,20 +92,16 @@ def dimensions(name: str) -> tuple[int, int, int, int]:
     from mutoscope.commands.checkpoints import bundled_first, find_checkpoint
     from mutoscope.models.checkpoint import read_manifest
     from mutoscope.recipes import RECIPES, recipe
-    from mutoscope.train.config import CodecStage
 
-    if name in WAN:
-        return WAN[name]
     if name in RECIPES:
         run_config = recipe(name)
         model, data = run_config.model, run_config.data
-        codec = next(stage for stage in run_config.stages if isinstance(stage, CodecStage))
-        cell = 2 ** len(codec.widths) * model.patch
+        cell = run_config.codec_stride * model.patch
         return model.num_layers, model.num_heads, model.dim // model.num_heads, (data.height // cell) * (data.width // cell)
     try:
         path = find_checkpoint(name) if name else bundled_first()
     except CheckpointError as error:
-        raise CheckpointError(f"{error}; recipes: {', '.join(RECIPES)}; published: {', '.join(WAN)}") from error
+        raise CheckpointError(f"{error}; recipes: {', '.join(RECIPES)}") from error
     config = read_manifest(path).model
     if config is None:
         raise ConfigError(f"{path} is a codec; give a checkpoint of a later stage")

@@ -55,11 +55,12 @@ class Options:
 
 def run(options: Options) -> int:
     """Record what is missing, then train the chain."""
-    from mutoscope.train.chain import open_chain, train_chain
+    from mutoscope.train.chain import check_trainable, open_chain, train_chain
     from mutoscope.train.loop import Interrupted
     from mutoscope.train.parallel import start_workers
 
     configuration = read_recipe(options.recipe, options.set)
+    check_trainable(configuration)
     folder = options.output or Path("runs") / configuration.name
     workers = start_workers(options.device)
     if workers.leads:

@@ -11,14 +11,14 @@ from mutoscope.models.checkpoint import FORMAT_VERSION, Checkpoint, CheckpointMa
 from mutoscope.models.codec import ConvCodec, ConvCodecConfig
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
 from mutoscope.train.build import transformer_config
-from mutoscope.train.config import CodecStage, RunConfig
+from mutoscope.train.config import RunConfig
 
 CONTEXT_FRAMES = 4
 
 
 def untrained_checkpoint(run: RunConfig, device: str) -> Checkpoint:
     """A student of the recipe's dimensions, with random weights and one grey start clip."""
-    codec_stage = next(stage for stage in run.stages if isinstance(stage, CodecStage))
+    codec_stage = run.codec_stage
     codec = ConvCodec(ConvCodecConfig(run.data.height, run.data.width, codec_stage.latent_channels, codec_stage.widths, codec_stage.blocks))
     actions = ActionSpec("multi_binary", ("forward", "backward", "turn_left", "turn_right"))
     config = transformer_config(run.model, codec, actions.dim, state_of(run.memory))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,22 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         raise MutoscopeError(f"could not write {path}: {error}; nothing was changed. Free space or choose another folder") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Call `write(temporary folder)`, then rename it to `folder`, which must not exist yet or be empty. On any failure there is none."""
+    folder = Path(folder)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise MutoscopeError(f"{folder} exists and is not empty; give another folder, or delete it")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        write(temporary)
+        os.replace(temporary, folder)
+    except OSError as error:
+        raise MutoscopeError(f"could not write {folder}: {error}; nothing was changed. Free space or choose another folder") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from mutoscope.core.errors import ConfigError
 
-ActionKind = Literal["discrete", "multi_binary", "box"]
+ActionKind = Literal["discrete", "multi_binary", "box", "none"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class ActionSpec:
     discrete      `names` are the choices; the vector is one-hot, of size len(names)
     multi_binary  `names` are buttons, any of which may be held; the vector holds 0 or 1 each
     box           `names` are axes; the vector holds the values, scaled from [low, high] to [-1, 1]
+    none          nothing is pressed: the world is told what to show in words; the vector is empty (NO_ACTIONS)
 
     The vector of a frame without action (row 0 of an episode) is all zeros and is marked "not known".
     """
@@ -27,8 +28,8 @@ class ActionSpec:
     high: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.names or len(set(self.names)) != len(self.names):
-            raise ConfigError(f"action names must be distinct and at least one, got {self.names}")
+        if (self.kind == "none") != (not self.names) or len(set(self.names)) != len(self.names):
+            raise ConfigError(f"action names must be distinct and at least one (none for kind 'none'), got {self.names} for '{self.kind}'")
         if self.kind == "box" and not (len(self.low) == len(self.high) == len(self.names)):
             raise ConfigError("a box action needs one low and one high per name")
         if self.kind == "box" and not (np.isfinite((self.low, self.high)).all() and np.less(self.low, self.high).all()):
@@ -82,6 +83,10 @@ class ActionSpec:
         for name in names:
             vector[self.names.index(name)] = 1.0
         return vector
+
+
+# Of a world that is told what to show in words alone, such as a text-to-video model.
+NO_ACTIONS = ActionSpec("none", ())
 
 
 @dataclass(frozen=True)

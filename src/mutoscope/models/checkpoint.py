@@ -2,7 +2,7 @@
 
 manifest.json        who made it, from what, and how it wants to be used
 model.safetensors    the raw weights; average.safetensors their exponential moving average, which is played
-codec.safetensors    the codec's weights and latent statistics
+codec.safetensors    the codec's weights and latent statistics; an imported Wan model may come without
 starts.safetensors   (optional) real context clips: frames uint8, actions float32
 """
 
@@ -23,7 +23,9 @@ from mutoscope.core.world import WorldSpec
 from mutoscope.memory.policy import PolicyConfig
 from mutoscope.models.codec import ConvCodec, ConvCodecConfig
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
+from mutoscope.models.wan_config import WanCodecConfig
 
+CodecConfig = ConvCodecConfig | WanCodecConfig
 FORMAT_VERSION = 1
 Module = TypeVar("Module", bound=nn.Module)
 StageName = Literal["codec", "bidirectional", "autoregressive", "ode", "consistency", "matching"]
@@ -36,7 +38,7 @@ class CheckpointManifest:
     format_version: int
     stage: StageName
     world: WorldSpec
-    codec: ConvCodecConfig
+    codec: CodecConfig
     model: TransformerConfig | None
     codec_hash: str
     memory: PolicyConfig | None
@@ -126,6 +128,10 @@ def read_manifest(path: Path) -> CheckpointManifest:
 def load_codec(path: Path, device: torch.device | str = "cpu") -> tuple[CheckpointManifest, ConvCodec]:
     """The codec of any checkpoint folder, frozen."""
     manifest = read_manifest(path)
+    if isinstance(manifest.codec, WanCodecConfig):
+        raise CheckpointError(
+            f"{path} has Wan's video autoencoder for its codec, which this version cannot run yet; its model can be exported"
+        )
     codec = ConvCodec(manifest.codec)
     load_weights(codec, Path(path) / "codec.safetensors")
     return manifest, freeze(codec.to(device))
@@ -135,11 +141,18 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
     """Load a model to play or evaluate: the averaged weights, the codec and the starts."""
     path = Path(path)
     manifest, codec = load_codec(path, device)
+    model = load_model(path, device)[1]
+    return Checkpoint(path, manifest, model, codec, load_starts(path / "starts.safetensors", manifest.world))
+
+
+def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[CheckpointManifest, VideoTransformer]:
+    """The video model of a checkpoint folder without its codec: the averaged weights, frozen."""
+    manifest = read_manifest(path)
     if manifest.model is None:
         raise CheckpointError(f"{path} is a '{manifest.stage}' checkpoint and holds no video model; give one of a later stage")
     model = VideoTransformer(manifest.model)
-    load_weights(model, path / "average.safetensors")
-    return Checkpoint(path, manifest, freeze(model.to(device)), codec, load_starts(path / "starts.safetensors", manifest.world))
+    load_weights(model, Path(path) / "average.safetensors")
+    return manifest, freeze(model.to(device))
 
 
 def load_starts(path: Path, world: WorldSpec) -> Starts | None:

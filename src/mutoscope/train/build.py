@@ -8,8 +8,9 @@ from mutoscope.core.errors import ConfigError
 from mutoscope.memory.kinds import StateConfig
 from mutoscope.memory.policy import state_of
 from mutoscope.models.checkpoint import Checkpoint, StageName
-from mutoscope.models.codec import ConvCodec
+from mutoscope.models.codec import Codec, ConvCodec
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
+from mutoscope.models.wan_config import WanCodecConfig
 from mutoscope.train.config import (
     AutoregressiveStage,
     AverageStage,
@@ -20,6 +21,7 @@ from mutoscope.train.config import (
     MatchingStage,
     ModelConfig,
     OdeStage,
+    PublishedStage,
     RunConfig,
     StageConfig,
 )
@@ -81,10 +83,10 @@ def with_memory(model: VideoTransformer, fresh: VideoTransformer) -> VideoTransf
 
 def recall_of(run: RunConfig, stage: StageConfig) -> StateConfig | None:
     """The learned memory of a stage's model: that of the run's memory, but whole clips need none."""
-    return None if isinstance(stage, (CodecStage, BidirectionalStage)) else state_of(run.memory)
+    return None if isinstance(stage, (CodecStage, BidirectionalStage, PublishedStage)) else state_of(run.memory)
 
 
-def transformer_config(model: ModelConfig, codec: ConvCodec, action_dim: int, recall: StateConfig | None) -> TransformerConfig:
+def transformer_config(model: ModelConfig, codec: Codec | WanCodecConfig, action_dim: int, recall: StateConfig | None) -> TransformerConfig:
     """A recipe's transformer, sized for its codec and world, with a learned memory or without."""
     return TransformerConfig(
         latent=codec.latent,
@@ -96,6 +98,7 @@ def transformer_config(model: ModelConfig, codec: ConvCodec, action_dim: int, re
         freq_dim=model.freq_dim,
         action_dim=action_dim,
         temporal_stride=codec.temporal_stride,
+        text_dim=model.text_dim,
         travel=model.travel,
         recall=recall,
     )
@@ -106,6 +109,8 @@ def stage_figures(stage: StageConfig, inputs: dict[str, Checkpoint]) -> StageFig
     match stage:
         case CodecStage():
             return StageFigures("codec")
+        case PublishedStage():
+            return StageFigures("bidirectional")
         case BidirectionalStage():
             return StageFigures("bidirectional", action_dropout=stage.action_dropout)
         case AutoregressiveStage():
@@ -120,3 +125,13 @@ def stage_figures(stage: StageConfig, inputs: dict[str, Checkpoint]) -> StageFig
             return StageFigures("matching", *figures)
     guidance = inputs[stage.start].manifest.distilled_guidance
     return StageFigures("matching", inputs[stage.start].manifest.teacher_steps, stage.student_steps, stage.first_chunk_steps, guidance)
+
+
+def expected_figures(run: RunConfig, stage: StageConfig) -> StageFigures:
+    """What the recipe says about sampling a stage whose parents are not at hand, such as imported weights."""
+    if isinstance(stage, AverageStage):
+        return expected_figures(run, run.stage(stage.of[0]))
+    if isinstance(stage, MatchingStage):
+        start = expected_figures(run, run.stage(stage.start))
+        return StageFigures("matching", start.teacher_steps, stage.student_steps, stage.first_chunk_steps, start.guidance)
+    return stage_figures(stage, {})

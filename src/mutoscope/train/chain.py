@@ -28,6 +28,7 @@ from mutoscope.models.checkpoint import (
     FORMAT_VERSION,
     Checkpoint,
     CheckpointManifest,
+    CodecConfig,
     Starts,
     freeze,
     load_checkpoint,
@@ -44,6 +45,7 @@ from mutoscope.train.config import (
     CodecStage,
     LearningStage,
     MatchingStage,
+    PublishedStage,
     RunConfig,
     StageConfig,
     parents,
@@ -87,14 +89,12 @@ class Chain:
     @property
     def codec_stage(self) -> CodecStage:
         """The recipe's first stage."""
-        first = self.run.stages[0]
-        if not isinstance(first, CodecStage):
-            raise ConfigError(f"the first stage of a recipe must be its codec, not '{first.name}'")
-        return first
+        return self.run.codec_stage
 
 
 def open_chain(run: RunConfig, folder: Path, data: Path, held_out: Path, workers: Workers) -> Chain:
-    """Open or create a run folder; a folder that holds another run is refused in words."""
+    """Open or create a run folder; a folder that holds another run, and a recipe that trains no codec, are refused in words."""
+    check_trainable(run)
     folder = Path(folder)
     if (folder / "run.json").is_file():
         before = from_plain(RunConfig, read_json(folder / "run.json"), "run.json")
@@ -107,6 +107,15 @@ def open_chain(run: RunConfig, folder: Path, data: Path, held_out: Path, workers
         note_session(folder)
         write_bytes(folder / "README.md", run_readme(run).encode())
     return chain
+
+
+def check_trainable(run: RunConfig) -> None:
+    """A chain is trained from recorded frames through a codec of its own; recipes with published parts are refused."""
+    if run.codec != "trained" or any(isinstance(stage, PublishedStage) for stage in run.stages):
+        raise ConfigError(
+            f"'{run.name}' is built on published weights, which can be imported and exported, but not trained on yet; "
+            "recipes that can be trained begin with a codec of their own, such as scroll or doom"
+        )
 
 
 def note_session(folder: Path) -> None:
@@ -165,6 +174,8 @@ def train_chain(chain: Chain, only: tuple[str, ...], after_stage: Callable[[Stag
         if not is_finished(chain, stage):
             if isinstance(stage, AverageStage):
                 average_students(chain, stage)
+            elif isinstance(stage, PublishedStage):
+                raise CheckpointError(f"stage '{stage.name}' has published weights; write them to {path} with: mutoscope import")
             else:
                 train_stage(chain, stage)
             if chain.workers.leads:
@@ -284,7 +295,7 @@ def train_codec(chain: Chain, stage: CodecStage, plan: LoopPlan) -> None:
     workers.wait()
 
 
-def stage_manifest(chain: Chain, stage: StageConfig, codec: ConvCodecConfig, inputs: dict[str, Checkpoint]) -> CheckpointManifest:
+def stage_manifest(chain: Chain, stage: StageConfig, codec: CodecConfig, inputs: dict[str, Checkpoint]) -> CheckpointManifest:
     """The manifest of a stage's checkpoint, its figures for play taken from the stage's own config."""
     run, is_codec = chain.run, isinstance(stage, CodecStage)
     path = chain.checkpoint_path(chain.codec_stage.name)

@@ -10,6 +10,7 @@ from mutoscope.memory.heads import HeadWise
 from mutoscope.memory.kinds import MemoryWrites
 from mutoscope.memory.ledger import chunk_lengths, layout
 from mutoscope.memory.policy import PolicyConfig, integer_base, state_of
+from mutoscope.models.wan_config import WanCodecConfig
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,13 @@ class BidirectionalStage:
 
     def __post_init__(self) -> None:
         _share(self, "action_dropout")
+
+
+@dataclass(frozen=True)
+class PublishedStage:
+    """A bidirectional teacher with published weights, such as Wan 2.1: nothing is trained, `mutoscope import` writes its checkpoint."""
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -186,19 +194,22 @@ class AverageStage:
 
 
 LearningStage = CodecStage | BidirectionalStage | AutoregressiveStage | OdeStage | ConsistencyStage | MatchingStage
-StageConfig = LearningStage | AverageStage
+StageConfig = LearningStage | AverageStage | PublishedStage
 # Which kinds of stage each kind may be built on: its start, then for matching its score.
 PARENT_KINDS: dict[type, tuple[tuple[type, ...], ...]] = {
-    AutoregressiveStage: ((BidirectionalStage, AutoregressiveStage),),
+    AutoregressiveStage: ((BidirectionalStage, AutoregressiveStage, PublishedStage),),
     OdeStage: ((AutoregressiveStage,),),
     ConsistencyStage: ((AutoregressiveStage,),),
-    MatchingStage: ((AutoregressiveStage, OdeStage, ConsistencyStage, MatchingStage), (BidirectionalStage,)),
+    MatchingStage: ((AutoregressiveStage, OdeStage, ConsistencyStage, MatchingStage), (BidirectionalStage, PublishedStage)),
 }
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Dimensions of the transformer; its inputs follow from the codec and the world. `travel`: rotary positions move with the actions."""
+    """Dimensions of the transformer; its inputs follow from the codec and the world. `travel`: rotary positions move with the actions.
+
+    `text_dim` is the width of a prompt's embedding; 0 is a model without text.
+    """
 
     dim: int
     ffn_dim: int
@@ -207,10 +218,12 @@ class ModelConfig:
     patch: int = 1
     freq_dim: int = 64
     travel: bool = False
+    text_dim: int = added_later(0)
 
     def __post_init__(self) -> None:
         _at_least(1, self, "dim", "ffn_dim", "num_heads", "num_layers", "patch")
         _at_least(2, self, "freq_dim")
+        _at_least(0, self, "text_dim")
         if self.dim % self.num_heads or self.freq_dim % 2:
             raise ConfigError(f"dim {self.dim} must divide into {self.num_heads} heads, and freq_dim {self.freq_dim} must be even")
         rope_split(self.dim // self.num_heads)
@@ -218,7 +231,10 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A whole chain. `clip_frames` of training, chunks of `chunk_frames`, memory and shift are the same in every stage."""
+    """A whole chain. `clip_frames` of training, chunks of `chunk_frames`, memory and shift are the same in every stage.
+
+    `codec` is trained by the first stage, or it is Wan's, whose weights are published.
+    """
 
     name: str
     data: DataConfig
@@ -230,6 +246,7 @@ class RunConfig:
     stages: tuple[StageConfig, ...]
     seed: int = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    codec: Literal["trained"] | WanCodecConfig = added_later("trained")
 
     def __post_init__(self) -> None:
         _at_least(1, self, "chunk_frames")
@@ -250,16 +267,27 @@ class RunConfig:
                 self._check_memory(stage, lengths)
         except CapacityError as error:
             raise ConfigError(f"clips of {self.longest_clip} frames do not fit into the memory: {error}") from error
-        for stage in self.stages:
-            cell = 2 ** len(stage.widths) * self.model.patch if isinstance(stage, CodecStage) else 1
-            if self.data.height % cell or self.data.width % cell:
-                raise ConfigError(f"pictures of {self.data.height}x{self.data.width} cannot be cut into tokens of {cell}x{cell} pixels")
+        self._check_codec()
 
     def frames_read(self, stage: StageConfig) -> int:
         """Frames of the clips that a stage reads: the codec single ones, matching enough for the actions of its longest rollouts."""
         if isinstance(stage, CodecStage):
             return 1
         return self.clip_frames + (stage.frames_beyond_clip if isinstance(stage, MatchingStage) else 0)
+
+    def _check_codec(self) -> None:
+        """There is one codec, it is for the pictures of the data, and they can be cut into tokens."""
+        trained = [stage for stage in self.stages if isinstance(stage, CodecStage)]
+        size = self.data.height, self.data.width
+        if isinstance(self.codec, WanCodecConfig):
+            if trained:
+                raise ConfigError(f"stage '{trained[0].name}' trains a codec, and this run's codec is Wan's; leave one of them out")
+            if (self.codec.height, self.codec.width) != size:
+                given = f"{self.codec.height}x{self.codec.width}, and those of the data {size[0]}x{size[1]}"
+                raise ConfigError(f"the codec's pictures are {given}; set codec.height, codec.width, data.height and data.width alike")
+        cell = self.codec_stride * self.model.patch if trained or isinstance(self.codec, WanCodecConfig) else 1
+        if size[0] % cell or size[1] % cell:
+            raise ConfigError(f"pictures of {size[0]}x{size[1]} cannot be cut into tokens of {cell}x{cell} pixels")
 
     def _check_memory(self, stage: StageConfig, lengths: tuple[int, ...]) -> None:
         """A stage's own memory holds its chunks and clips, stands beside the learned memory of the run, and names heads that there are."""
@@ -278,6 +306,21 @@ class RunConfig:
         if isinstance(stage, MatchingStage) and not isinstance(stage.memory, str):
             return stage.memory
         return self.memory
+
+    @property
+    def codec_stage(self) -> CodecStage:
+        """The first stage, which trains the codec; a ConfigError where none does."""
+        first = next(iter(self.stages), None)
+        if isinstance(self.codec, WanCodecConfig):
+            raise ConfigError(f"'{self.name}' has Wan's codec and trains none; this works with the recipes that do")
+        if not isinstance(first, CodecStage):
+            raise ConfigError(f"the first stage of a recipe must be its codec, not '{first.name if first else 'nothing'}'")
+        return first
+
+    @property
+    def codec_stride(self) -> int:
+        """Pixels per latent cell."""
+        return self.codec.spatial_stride if isinstance(self.codec, WanCodecConfig) else 2 ** len(self.codec_stage.widths)
 
     @property
     def longest_clip(self) -> int:

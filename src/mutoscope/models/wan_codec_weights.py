@@ -1,0 +1,63 @@
+"""Weights of Wan 2.1's video autoencoder, under the names of diffusers' AutoencoderKLWan and checked against that class."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mutoscope.core.errors import CheckpointError, optional_import
+from mutoscope.models.foreign import ForeignWeights
+from mutoscope.models.wan_config import WanCodecConfig
+
+ORIGINAL = "decoder.middle.0.residual.0.gamma"  # a name that the original file has and diffusers' does not
+
+
+def fit_codec(weights: ForeignWeights, config: WanCodecConfig) -> dict[str, Tensor]:
+    """The tensors of a `vae` folder of diffusers or of Wan2.1_VAE.pth; what does not fit is named in the error."""
+    shapes, settings = expected(config)
+    if weights.config is not None:
+        compare_settings(weights.config, settings, str(weights.source / "config.json"))
+    tensors = from_original(weights.tensors) if ORIGINAL in weights.tensors else weights.tensors
+    problems = [f"missing {name}" for name in sorted(shapes.keys() - tensors.keys())]
+    problems += [f"unmatched {name}" for name in sorted(tensors.keys() - shapes.keys())]
+    problems += [
+        f"{name} is {tuple(tensors[name].shape)}, needed {shapes[name]}"
+        for name in sorted(shapes.keys() & tensors.keys())
+        if tuple(tensors[name].shape) != shapes[name]
+    ]
+    if problems:
+        raise CheckpointError(f"{weights.source} does not fit Wan's video autoencoder: {'; '.join(problems)}")
+    return tensors
+
+
+def expected(config: WanCodecConfig) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
+    """Name and shape of every weight, and all settings, of diffusers' class at this structure, without making weights."""
+    diffusers = optional_import("diffusers", package="diffusers", extra="wan")
+    with torch.device("meta"):
+        model = diffusers.AutoencoderKLWan(
+            base_dim=config.base_dim,
+            z_dim=config.z_dim,
+            dim_mult=list(config.dim_mult),
+            num_res_blocks=config.num_res_blocks,
+            temperal_downsample=list(config.temporal_downsample),
+            latents_mean=list(config.latents_mean),
+            latents_std=list(config.latents_std),
+        )
+    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in model.config.items() if not key.startswith("_")}
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}, settings
+
+
+def from_original(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Original names -> diffusers', by diffusers' own converter."""
+    names = optional_import("diffusers.loaders.single_file_utils", package="diffusers", extra="wan")
+    return names.convert_wan_vae_to_diffusers(dict(tensors))
+
+
+def compare_settings(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
+    """Every setting of a config.json is the one that is needed, or the error names it."""
+    read = {key: value for key, value in found.items() if not key.startswith("_")}
+    differing = [key for key, value in read.items() if key not in wanted or wanted[key] != value]
+    if differing:
+        each = ", ".join(f"{key} is {read[key]!r}, needed {wanted.get(key, 'none such')!r}" for key in differing)
+        raise CheckpointError(f"{where} is of another codec than the recipe's: {each}")

@@ -1,0 +1,102 @@
+"""`mutoscope import` and `mutoscope export`: published files in, diffusers' layout out, mistakes as sentences."""
+
+from pathlib import Path
+
+import pytest
+
+from mutoscope import cli
+from mutoscope.core.config import to_plain
+from mutoscope.core.files import write_json
+from mutoscope.core.world import NO_ACTIONS, WorldSpec
+from mutoscope.memory.policy import Window
+from mutoscope.models.checkpoint import read_manifest
+from mutoscope.models.foreign import read_foreign
+from mutoscope.models.wan_weights import fit
+from mutoscope.recipes import recipe
+from wan_fakes import CODEC, CONFIG, RUN, codec_tensors, prefixed, same_bits, wan_tensors, write_codec, write_original, write_training
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """run.json of a tiny Wan, and a working folder to write into."""
+    monkeypatch.chdir(tmp_path)
+    write_json(tmp_path / "run.json", to_plain(RUN))
+    return "run.json"
+
+
+def test_wan_itself_becomes_the_recipes_teacher_and_goes_out_again(tiny, tmp_path, capsys):
+    write_original(tmp_path / "wan", wan_tensors())
+    assert cli.main(["import", tiny, "wan"]) == 0
+    path = Path("runs/tiny-wan/bidirectional/checkpoint")
+    printed = capsys.readouterr().out
+    assert f"{path}: {len(wan_tensors())} tensors from wan as 'bidirectional' of tiny-wan; without a codec" in printed
+    manifest = read_manifest(path)
+    assert (manifest.stage, manifest.model, manifest.codec, manifest.conditions) == ("bidirectional", CONFIG, CODEC, ("text",))
+    assert manifest.world == WorldSpec("clips", 32, 48, 16.0, NO_ACTIONS) and manifest.shift == 5.0
+    assert cli.main(["export", "runs/tiny-wan/bidirectional", "--output", "out"]) == 0
+    assert f"out: {len(wan_tensors())} tensors in 1 file\n" in capsys.readouterr().out
+    assert same_bits(fit(read_foreign(Path("out")), CONFIG), wan_tensors())
+
+
+def test_a_student_is_played_as_its_recipe_says(tiny, tmp_path, capsys):
+    parts = {"generator": prefixed(wan_tensors(1), "model."), "generator_ema": prefixed(wan_tensors(), "model.")}
+    write_training(tmp_path / "student.pt", **parts)
+    arguments = ["import", tiny, "student.pt", "--stage", "matching-2", "--set", "chunk_frames=3", "clip_frames=22", "memory=window=9"]
+    assert cli.main([*arguments, "--output", "average"]) == 0
+    assert "from student.pt (generator_ema) as 'matching-2'" in capsys.readouterr().out
+    manifest = read_manifest(Path("average"))
+    assert (manifest.student_steps, manifest.first_chunk_steps, manifest.teacher_steps, manifest.distilled_guidance) == (2, 4, 48, 3.0)
+    assert (manifest.chunk_frames, manifest.clip_frames, manifest.memory) == (3, 22, Window(9))
+    assert cli.main([*arguments, "--output", "raw", "--part", "generator"]) == 0
+    assert same_bits(read_foreign(Path("average/average.safetensors")).tensors, wan_tensors())
+    assert same_bits(read_foreign(Path("raw/average.safetensors")).tensors, wan_tensors(1))
+
+
+def test_the_codec_lies_beside_the_model(tiny, tmp_path, capsys):
+    write_original(tmp_path / "wan", wan_tensors())
+    write_codec(tmp_path / "vae", codec_tensors())
+    assert cli.main(["import", tiny, "wan", "--codec", "vae", "--output", "checkpoint"]) == 0
+    assert "without a codec" not in capsys.readouterr().out
+    manifest = read_manifest(Path("checkpoint"))
+    assert (manifest.latent_mean, manifest.latent_std) == (CODEC.latents_mean, CODEC.latents_std) and len(manifest.codec_hash) == 16
+    assert same_bits(read_foreign(Path("checkpoint/codec.safetensors")).tensors, prefixed(codec_tensors(), "vae."))
+    write_codec(tmp_path / "other", codec_tensors(), base_dim=8)
+    assert cli.main(["import", tiny, "wan", "--codec", "other", "--output", "refused"]) == 2
+    assert "is of another codec than the recipe's: base_dim is 8, needed 4" in capsys.readouterr().err
+    assert not Path("refused").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["import", "scroll", "wan"], "'scroll' is no Wan recipe; weights are imported for wan-1.3b, wan-14b"),
+        (["import", "wan-1.3b", "wan"], "wan is of another size than the recipe: channels is 4, needed 16, dim is 24, needed 1536"),
+        (["import", "run.json", "nowhere"], "nowhere does not exist; give a folder"),
+        (["import", "run.json", "wan", "--stage", "codec"], "unknown stage 'codec'; this recipe has: bidirectional, autoregressive"),
+        (["import", "run.json", "wan", "--set", "data.height=64"], "set codec.height, codec.width, data.height and data.width alike"),
+        (["import", "run.json", "wan", "--output", "wan"], "wan exists and is not empty"),
+        (["export", "nowhere", "--output", "out"], "'nowhere' is no checkpoint"),
+        (["export", "doom-cover/matching-2", "--output", "out"], "also takes actions, travel, which Wan's layout has no place for"),
+        (["export", "doom-cover/matching-2", "--output", "out", "--shard-gib", "0"], "--shard-gib must be above 0"),
+        (["train", "wan-1.3b"], "'wan-1.3b' is built on published weights, which can be imported and exported, but not trained on yet"),
+        (["bench", "--recipe", "wan-1.3b"], "'wan-1.3b' has Wan's codec and trains none"),
+    ],
+)
+def test_mistakes_are_sentences(tiny, tmp_path, arguments, message, capsys):
+    write_original(tmp_path / "wan", wan_tensors())
+    assert cli.main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.json", "wan"]
+
+
+def test_a_model_without_a_codec_is_not_played(tiny, tmp_path, capsys):
+    write_original(tmp_path / "wan", wan_tensors())
+    assert cli.main(["import", tiny, "wan", "--output", "checkpoint", "--stage", "matching-2"]) == 0
+    assert cli.main(["generate", "checkpoint", "--actions", "stand*2", "--output", "a.mp4"]) == 2
+    assert "Wan's video autoencoder" in capsys.readouterr().err
+
+
+def test_a_plan_of_wan_comes_from_its_recipe(capsys):
+    model = recipe("wan-14b").model
+    assert cli.main(["plan", "wan-14b", "--policies", "window=4", "--chunk", "1"]) == 0
+    assert f"{4 * model.num_layers * model.dim * 1560 * 2 * 2:,}" in capsys.readouterr().out
