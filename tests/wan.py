@@ -9,7 +9,8 @@ pytest.importorskip("diffusers")
 from fakes import CODEC, WORLD
 from mutoscope.core.streams import normal, stream
 from mutoscope.models.checkpoint import freeze
-from mutoscope.models.wan_codec import WanCodec, WanCodecConfig, wan_codec
+from mutoscope.models.wan_codec import WanCodec, wan_codec
+from mutoscope.models.wan_config import WanCodecConfig
 
 MEANS, DEVIATIONS = (0.2, -0.1, 0.3, 0.0), (1.5, 0.8, 1.2, 2.0)
 TINY = WanCodecConfig(WORLD.height, WORLD.width, 4, CODEC.latent_channels, (1, 1, 2), 1, (True, True), MEANS, DEVIATIONS)

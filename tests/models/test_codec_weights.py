@@ -16,7 +16,8 @@ from mutoscope.core.errors import CheckpointError, ConfigError
 from mutoscope.core.streams import normal, stream
 from mutoscope.models.codec_weights import load_tiny_codec, load_wan_codec, original_wan_codec, read_wan_config
 from mutoscope.models.tiny_codec import TinyCodec, TinyCodecConfig
-from mutoscope.models.wan_codec import WanCodec, WanCodecConfig
+from mutoscope.models.wan_codec import WanCodec
+from mutoscope.models.wan_config import WanCodecConfig
 from wan import LATE, PUBLISHED_SHAPE, tiny_wan
 
 TINY = TinyCodecConfig(16, 24, latent_channels=4, patch=1, encoder_width=6, widths=(8, 6, 4, 4), pools=(2, 2, 1), grows=(1, 2, 2))

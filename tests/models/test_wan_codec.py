@@ -15,7 +15,8 @@ from mutoscope.core.shapes import pixel_frames
 from mutoscope.core.streams import normal, stream
 from mutoscope.models import wan_codec as module
 from mutoscope.models.codec import Codec, move_state, state_bytes
-from mutoscope.models.wan_codec import WanCodec, WanCodecConfig, wan_2_1, wan_codec
+from mutoscope.models.wan_codec import WanCodec, wan_codec
+from mutoscope.models.wan_config import WanCodecConfig, wan_2_1
 from wan import LATE, ONE_HALVING, PUBLISHED_SHAPE, TINY, tiny_wan
 
 CONFIGS = {"published shape": PUBLISHED_SHAPE, "one halving": ONE_HALVING, "time halved late": LATE}

@@ -23,9 +23,11 @@ from mutoscope.core.world import WorldSpec
 from mutoscope.memory.policy import PolicyConfig
 from mutoscope.models.codec import ConvCodec, ConvCodecConfig
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
+from mutoscope.models.wan_codec import WanCodec, wan_codec
 from mutoscope.models.wan_config import WanCodecConfig
 
 CodecConfig = ConvCodecConfig | WanCodecConfig
+LoadedCodec = ConvCodec | WanCodec
 FORMAT_VERSION = 1
 Module = TypeVar("Module", bound=nn.Module)
 StageName = Literal["codec", "bidirectional", "autoregressive", "ode", "consistency", "matching"]
@@ -85,7 +87,7 @@ class Checkpoint:
     path: Path
     manifest: CheckpointManifest
     model: VideoTransformer
-    codec: ConvCodec
+    codec: LoadedCodec
     starts: Starts | None
 
     @property
@@ -125,16 +127,23 @@ def read_manifest(path: Path) -> CheckpointManifest:
         raise CheckpointError(f"{path / 'manifest.json'} does not fit: {error}") from error
 
 
-def load_codec(path: Path, device: torch.device | str = "cpu") -> tuple[CheckpointManifest, ConvCodec]:
-    """The codec of any checkpoint folder, frozen."""
-    manifest = read_manifest(path)
-    if isinstance(manifest.codec, WanCodecConfig):
-        raise CheckpointError(
-            f"{path} has Wan's video autoencoder for its codec, which this version cannot run yet; its model can be exported"
-        )
-    codec = ConvCodec(manifest.codec)
-    load_weights(codec, Path(path) / "codec.safetensors")
+def load_codec(path: Path, device: torch.device | str = "cpu") -> tuple[CheckpointManifest, LoadedCodec]:
+    """The codec of any checkpoint folder, frozen; an imported model that came without one is a CheckpointError."""
+    manifest, file = read_manifest(path), Path(path) / "codec.safetensors"
+    if isinstance(manifest.codec, WanCodecConfig) and not file.is_file():
+        raise CheckpointError(f"{path} was imported without its codec; import it once more, with --codec")
+    codec = new_codec(manifest.codec)
+    load_weights(codec, file)
     return manifest, freeze(codec.to(device))
+
+
+def new_codec(config: CodecConfig) -> LoadedCodec:
+    """A codec with weights of no meaning, to be loaded."""
+    if isinstance(config, ConvCodecConfig):
+        return ConvCodec(config)
+    codec = wan_codec(config)
+    codec.vae.to_empty(device="cpu")
+    return codec
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:

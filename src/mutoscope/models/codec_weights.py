@@ -15,7 +15,8 @@ from mutoscope.core.errors import CheckpointError, ConfigError, optional_import
 from mutoscope.core.files import read_json
 from mutoscope.models.checkpoint import freeze
 from mutoscope.models.tiny_codec import Grow, TinyCodec, TinyCodecConfig
-from mutoscope.models.wan_codec import WanCodec, WanCodecConfig, wan_2_1, wan_codec
+from mutoscope.models.wan_codec import WanCodec, wan_codec
+from mutoscope.models.wan_config import WanCodecConfig, wan_2_1
 
 CLASS_NAME = "AutoencoderKLWan"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"

@@ -5,8 +5,7 @@ frame. The two names that it does have, `decoder` and `encoder`, take that cache
 `WanCodec.encode` and nowhere else. The state that leaves this file is a tuple of tensors.
 """
 
-from dataclasses import dataclass, replace
-from math import ceil
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,67 +14,7 @@ from torch import Tensor, nn
 from mutoscope.core.errors import ConfigError, optional_import
 from mutoscope.core.shapes import LatentShape, latent_frames
 from mutoscope.models.codec import CodecState
-
-
-@dataclass(frozen=True)
-class WanCodecConfig:
-    """A Wan VAE for pictures of one size; the other fields are those of diffusers' class.
-
-    Every entry of `dim_mult` after the first halves the picture; where `temporal_downsample` says so, it halves the frame rate as well.
-    `latents_mean` and `latents_std` per channel make the latents standard.
-    """
-
-    height: int
-    width: int
-    base_dim: int
-    z_dim: int
-    dim_mult: tuple[int, ...]
-    num_res_blocks: int
-    temporal_downsample: tuple[bool, ...]
-    latents_mean: tuple[float, ...]
-    latents_std: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        halvings, told = len(self.dim_mult) - 1, len(self.temporal_downsample)
-        if told != halvings:
-            raise ConfigError(f"temporal_downsample has {told} entries; {len(self.dim_mult)} widths have {halvings} halvings")
-        if len(self.latents_mean) != self.z_dim or len(self.latents_std) != self.z_dim or min(self.latents_std) <= 0:
-            raise ConfigError(f"latents_mean and latents_std need {self.z_dim} numbers each, one per channel, and every deviation above 0")
-        if self.height % self.spatial_stride or self.width % self.spatial_stride or min(self.height, self.width) <= 0:
-            raise ConfigError(f"a picture of {self.height}x{self.width} does not divide by the codec's stride {self.spatial_stride}")
-
-    @property
-    def spatial_stride(self) -> int:
-        """Pixels per latent cell."""
-        return 2 ** (len(self.dim_mult) - 1)
-
-    @property
-    def temporal_stride(self) -> int:
-        """Pixel frames per latent frame after the first."""
-        return 2 ** sum(self.temporal_downsample)
-
-    @property
-    def latent(self) -> LatentShape:
-        """Size of a latent frame."""
-        return LatentShape(self.z_dim, self.height // self.spatial_stride, self.width // self.spatial_stride)
-
-    @property
-    def reach(self) -> int:
-        """Latent cells on each side that the decoder's convolutions see of a pixel's own; the attention in the middle sees all of them."""
-        per_block = 2 * (self.num_res_blocks + 1)
-        halvings = range(1, len(self.dim_mult))
-        return ceil(5 + per_block + sum((per_block + 1) / 2**level for level in halvings) + 1 / self.spatial_stride) + 1
-
-
-def wan_2_1(height: int, width: int) -> WanCodecConfig:
-    """The published VAE of Wan 2.1 (2503.20314), all sizes of the model: stride 8 in space, 4 in time, 16 channels."""
-    return WanCodecConfig(
-        height, width, base_dim=96, z_dim=16, dim_mult=(1, 2, 4, 4), num_res_blocks=2, temporal_downsample=(False, True, True),
-        latents_mean=(-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
-                      0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921),
-        latents_std=(2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
-                     3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160),
-    )  # fmt: skip
+from mutoscope.models.wan_config import WanCodecConfig
 
 
 def wan_codec(config: WanCodecConfig) -> "WanCodec":
@@ -120,6 +59,11 @@ class WanCodec(nn.Module):
     def resized(self, height: int, width: int) -> "WanCodec":
         """The same weights for pictures of another size."""
         return WanCodec(replace(self.config, height=height, width=width), self.vae)
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The part that makes pictures, for who counts its weights."""
+        return self.vae.decoder
 
     @property
     def spatial_stride(self) -> int:

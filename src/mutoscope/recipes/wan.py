@@ -5,7 +5,7 @@ published fine-tunings. Pictures may have any size that divides by 16, chunks an
 """
 
 from mutoscope.memory.policy import Window
-from mutoscope.models.wan_config import WanCodecConfig
+from mutoscope.models.wan_config import wan_2_1
 from mutoscope.train.config import (
     AutoregressiveStage,
     ConsistencyStage,
@@ -26,21 +26,6 @@ def wan_1_3b() -> RunConfig:
 def wan_14b() -> RunConfig:
     """Wan2.1-T2V-14B."""
     return _wan("wan-14b", ModelConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40, patch=2, freq_dim=256, text_dim=4096))
-
-
-def wan_2_1(height: int, width: int) -> WanCodecConfig:
-    """The published video autoencoder for pictures of a size: stride 8, one frame for 4 pixel frames, 16 channels."""
-    return WanCodecConfig(
-        height, width, base_dim=96, z_dim=16, dim_mult=(1, 2, 4, 4), num_res_blocks=2, temporal_downsample=(False, True, True),
-        latents_mean=(
-            -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
-            0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
-        ),
-        latents_std=(
-            2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
-            3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
-        ),
-    )  # fmt: skip
 
 
 def _wan(name: str, model: ModelConfig) -> RunConfig:

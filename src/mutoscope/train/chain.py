@@ -29,6 +29,7 @@ from mutoscope.models.checkpoint import (
     Checkpoint,
     CheckpointManifest,
     CodecConfig,
+    LoadedCodec,
     Starts,
     freeze,
     load_checkpoint,
@@ -235,7 +236,7 @@ def mean_model(models: Sequence[VideoTransformer]) -> VideoTransformer:
     return mean
 
 
-def prepare_latents(chain: Chain, codec: ConvCodec) -> ClipDataset:
+def prepare_latents(chain: Chain, codec: LoadedCodec) -> ClipDataset:
     """The training clips through the codec, once per codec."""
     target = chain.folder / "latents" / codec_hash(chain)
     if chain.workers.leads:
@@ -265,7 +266,7 @@ def load_parent(chain: Chain, name: str) -> Checkpoint:
     return checkpoint
 
 
-def fresh_model(chain: Chain, stage: StageConfig, codec: ConvCodec) -> VideoTransformer:
+def fresh_model(chain: Chain, stage: StageConfig, codec: LoadedCodec) -> VideoTransformer:
     """A stage's transformer with fresh weights, sized for its codec and world."""
     config = transformer_config(chain.run.model, codec, chain.train_data.world.actions.dim, recall_of(chain.run, stage))
     return VideoTransformer(config).initialise(stream(chain.run.seed, "model weights")).to(chain.workers.device)

@@ -17,7 +17,7 @@ from mutoscope.data.batches import Batch, ClipSampler
 from mutoscope.media.curves import plot_curves
 from mutoscope.media.sheet import contact_sheet, write_png
 from mutoscope.media.video import write_video
-from mutoscope.models.checkpoint import Checkpoint, freeze
+from mutoscope.models.checkpoint import Checkpoint, LoadedCodec, freeze
 from mutoscope.models.codec import ConvCodec, to_frames
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.denoise import bidirectional
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 ROWS, CONTEXT, SAMPLE_STEPS = 4, 4, 16
 
 
-def draw_samples(chain: "Chain", stage: StageConfig, run_stage: StageRun, codec: ConvCodec, update: int) -> None:
+def draw_samples(chain: "Chain", stage: StageConfig, run_stage: StageRun, codec: LoadedCodec, update: int) -> None:
     """Write `samples/update-N.mp4` and `.png` and refresh `curves.png`; packages that are absent are named once, and nothing stops."""
     folder, batch = chain.folder / stage.name, sample_clips(chain, stage)
     real = np.ascontiguousarray(batch.arrays["frames"])
@@ -52,7 +52,7 @@ def draw_samples(chain: "Chain", stage: StageConfig, run_stage: StageRun, codec:
         plot_curves(folder / "metrics.jsonl", folder / "curves.png")
 
 
-def draw_average(chain: "Chain", stage: StageConfig, model: VideoTransformer, codec: ConvCodec) -> None:
+def draw_average(chain: "Chain", stage: StageConfig, model: VideoTransformer, codec: LoadedCodec) -> None:
     """The samples of a stage that made no updates, and so has no curves."""
     folder, batch = chain.folder / stage.name, sample_clips(chain, stage)
     real, made = np.ascontiguousarray(batch.arrays["frames"]), continue_clips(chain, stage, model, codec, batch)
@@ -102,7 +102,7 @@ def reconstruct(run_stage: StageRun, clip: Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def sample_whole_clips(chain: "Chain", run_stage: StageRun, codec: ConvCodec, conditions: Conditions) -> np.ndarray:
+def sample_whole_clips(chain: "Chain", run_stage: StageRun, codec: LoadedCodec, conditions: Conditions) -> np.ndarray:
     """Clips of the bidirectional teacher from noise, under real actions."""
     model, latent = run_stage.learners["model"].average, codec.latent
     shape = (ROWS, chain.run.clip_frames, latent.channels, latent.height, latent.width)
@@ -114,7 +114,7 @@ def sample_whole_clips(chain: "Chain", run_stage: StageRun, codec: ConvCodec, co
     return to_frames(codec.decode(x)).cpu().numpy()
 
 
-def continue_clips(chain: "Chain", stage: StageConfig, model: nn.Module, codec: ConvCodec, batch: Batch) -> np.ndarray:
+def continue_clips(chain: "Chain", stage: StageConfig, model: nn.Module, codec: LoadedCodec, batch: Batch) -> np.ndarray:
     """Real context, then the stage's model in the regime that its manifest names."""
     from mutoscope.train.chain import load_parent, parents, stage_manifest
 

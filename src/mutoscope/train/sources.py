@@ -13,7 +13,8 @@ from mutoscope.core.streams import derive_seed
 from mutoscope.data.batches import Batch, ClipSampler
 from mutoscope.data.clips import ClipDataset, open_dataset
 from mutoscope.data.writer import DatasetWriter
-from mutoscope.models.codec import ConvCodec, to_model_pixels
+from mutoscope.models.checkpoint import LoadedCodec
+from mutoscope.models.codec import to_model_pixels
 from mutoscope.models.conditions import Conditions, clip_conditions
 from mutoscope.train.batch import ClipBatch, Draws
 from mutoscope.train.config import UpdateConfig
@@ -70,7 +71,7 @@ def clip_tensors(batch: Batch, array: str, device: torch.device) -> tuple[Tensor
 
 
 @torch.no_grad()
-def encode_dataset(source: ClipDataset, codec: ConvCodec, target: Path, device: torch.device) -> ClipDataset:
+def encode_dataset(source: ClipDataset, codec: LoadedCodec, target: Path, device: torch.device) -> ClipDataset:
     """Encode every episode once, as float16 latents beside its actions; a finished target is reused, a half-written one goes on."""
     if (target / "manifest.json").is_file():
         finished = open_dataset(target)
