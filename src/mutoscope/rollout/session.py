@@ -228,7 +228,7 @@ class Session:
         drive(self.executor, [commit_chunk(self.store, rows, latents[rows], conditions.rows(rows), kind) for rows in self.groups])
 
     def _conditions(self, actions: np.ndarray, known: np.ndarray) -> Conditions:
-        tensor = torch.from_numpy(np.ascontiguousarray(actions, dtype=np.float32)).to(self.device)
+        tensor = torch.from_numpy(np.array(actions, dtype=np.float32)).to(self.device)
         return action_conditions(tensor, torch.from_numpy(np.array(known, dtype=bool)).to(self.device), self.travel)
 
     def _noise(self, frame: int, draw: int) -> Tensor:
