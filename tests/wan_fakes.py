@@ -73,8 +73,8 @@ def write_original(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
 
 def codec_tensors(seed: int = 0) -> dict[str, Tensor]:
     """Random weights of the codec under diffusers' names."""
-    shapes = expected(CODEC)[0]
-    return {name: normal(shape, stream(seed, "tiny codec", index)) for index, (name, shape) in enumerate(shapes.items())}
+    wanted = expected(CODEC)[0]
+    return {name: normal(tuple(one.shape), stream(seed, "tiny codec", index)) for index, (name, one) in enumerate(wanted.items())}
 
 
 def write_codec(folder: Path, tensors: Mapping[str, Tensor], **changes: object) -> Path:

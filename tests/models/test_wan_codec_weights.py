@@ -60,7 +60,7 @@ def change(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def test_what_does_not_fit_is_named(tmp_path):
-    message = r"missing decoder\.conv_out\.bias; unmatched decoder\.novelty; quant_conv\.bias is \(3,\), needed \(8,\)$"
+    message = r"missing decoder\.conv_out\.bias; unexpected decoder\.novelty; quant_conv\.bias is \(3,\), needed \(8,\)$"
     with pytest.raises(CheckpointError, match=message):
         fit_codec(read_foreign(write_codec(tmp_path / "vae", change(codec_tensors()))), CODEC)
 

@@ -17,6 +17,9 @@ STEP = "update"
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES, MARKERS, SPREAD = ("--", ":", "-."), ("^", "s", "v", "D", "P"), 1.05
+MOST_SPREAD = 4  # as many lines are drawn SPREAD apart
+# How lines look whose colours come again.
+ROUNDS: tuple[dict[str, Any], ...] = ({"marker": "o"}, {"marker": "s", "linestyle": "--"}, {"marker": "^", "linestyle": ":"})
 
 
 def read_curves(path: Path, step: str = STEP) -> dict[str, tuple[list[float], list[float]]]:
@@ -93,7 +96,7 @@ def _styles(lines: Sequence[Line]) -> dict[str, dict[str, Any]]:
     roles = {line.label: line.role for line in lines}
     measured, baselines = ([label for label in roles if roles[label] == role] for role in ("measured", "baseline"))
     styles: dict[str, dict[str, Any]] = {
-        label: {"color": COLOURS[index % len(COLOURS)], "marker": "o", "linewidth": 1.6, "zorder": 3}
+        label: {"color": COLOURS[index % len(COLOURS)], "linewidth": 1.6, "zorder": 3, **ROUNDS[index // len(COLOURS) % len(ROUNDS)]}
         for index, label in enumerate(measured)
     }
     for index, label in enumerate(baselines):
@@ -108,8 +111,9 @@ def _draw_panel(axes: Any, panel: Panel, styles: dict[str, dict[str, Any]]) -> d
     shown = {}
     measured = [line.label for line in panel.lines if line.role == "measured"]
     for line in panel.lines:
-        # Measured points of one place are spread by a few percent, or their intervals would hide each other.
+        # Measured points of one place are spread by a few percent, or their intervals would hide each other; many of them more closely.
         aside = measured.index(line.label) - (len(measured) - 1) / 2 if line.label in measured else 0.0
+        aside *= min(1.0, MOST_SPREAD / max(1, len(measured)))
         x, value, low, high = np.array(line.points, dtype=float).T
         reach = np.maximum(0.0, np.stack([value - low, high - value]))
         shown[line.label] = axes.errorbar(x * SPREAD**aside, value, yerr=reach, markersize=5, capsize=2, **styles[line.label])

@@ -22,6 +22,7 @@ from mutoscope.core.files import hash_file, read_json, write_bytes, write_json
 from mutoscope.core.world import WorldSpec
 from mutoscope.memory.policy import PolicyConfig
 from mutoscope.models.codec import ConvCodec, ConvCodecConfig
+from mutoscope.models.fitting import misfits, shortened
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
 from mutoscope.models.wan_codec import WanCodec, wan_codec
 from mutoscope.models.wan_config import WanCodecConfig
@@ -200,17 +201,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def load_weights(module: nn.Module, path: Path) -> None:
     """Load a module's weights; missing, extra, mis-shaped keys and NaN are named in the error."""
-    tensors, wanted = read_tensors(path), module.state_dict()
-    problems = [f"missing {name}" for name in sorted(set(wanted) - set(tensors))]
-    problems += [f"unexpected {name}" for name in sorted(set(tensors) - set(wanted))]
-    for name in sorted(set(wanted) & set(tensors)):
-        if tensors[name].shape != wanted[name].shape:
-            problems.append(f"{name} is {tuple(tensors[name].shape)}, needed {tuple(wanted[name].shape)}")
-        elif not torch.isfinite(tensors[name]).all():
-            problems.append(f"{name} holds NaN or infinity")
-    if problems:
-        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise CheckpointError(f"{path} does not fit the model: {'; '.join(problems[:8])}{more}")
+    tensors = read_tensors(path)
+    if problems := misfits(module.state_dict(), tensors):
+        raise CheckpointError(f"{path} does not fit the model: {shortened(problems)}")
     module.load_state_dict(tensors)
 
 

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mutoscope.core.errors import CheckpointError, optional_import
+from mutoscope.models.fitting import misfits
 from mutoscope.models.foreign import ForeignWeights
+from mutoscope.models.wan_codec import wan_codec
 from mutoscope.models.wan_config import WanCodecConfig
 
 ORIGINAL = "decoder.middle.0.residual.0.gamma"  # a name that the original file has and diffusers' does not
@@ -15,37 +16,21 @@ ORIGINAL = "decoder.middle.0.residual.0.gamma"  # a name that the original file 
 
 def fit_codec(weights: ForeignWeights, config: WanCodecConfig) -> dict[str, Tensor]:
     """The tensors of a `vae` folder of diffusers or of Wan2.1_VAE.pth; what does not fit is named in the error."""
-    shapes, settings = expected(config)
+    wanted, settings = expected(config)
     if weights.config is not None:
         compare_settings(weights.config, settings, str(weights.source / "config.json"))
     tensors = from_original(weights.tensors) if ORIGINAL in weights.tensors else weights.tensors
-    problems = [f"missing {name}" for name in sorted(shapes.keys() - tensors.keys())]
-    problems += [f"unmatched {name}" for name in sorted(tensors.keys() - shapes.keys())]
-    problems += [
-        f"{name} is {tuple(tensors[name].shape)}, needed {shapes[name]}"
-        for name in sorted(shapes.keys() & tensors.keys())
-        if tuple(tensors[name].shape) != shapes[name]
-    ]
+    problems = misfits(wanted, tensors)
     if problems:
         raise CheckpointError(f"{weights.source} does not fit Wan's video autoencoder: {'; '.join(problems)}")
     return tensors
 
 
-def expected(config: WanCodecConfig) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
-    """Name and shape of every weight, and all settings, of diffusers' class at this structure, without making weights."""
-    diffusers = optional_import("diffusers", package="diffusers", extra="wan")
-    with torch.device("meta"):
-        model = diffusers.AutoencoderKLWan(
-            base_dim=config.base_dim,
-            z_dim=config.z_dim,
-            dim_mult=list(config.dim_mult),
-            num_res_blocks=config.num_res_blocks,
-            temperal_downsample=list(config.temporal_downsample),
-            latents_mean=list(config.latents_mean),
-            latents_std=list(config.latents_std),
-        )
+def expected(config: WanCodecConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Every weight, on the meta device, and all settings of diffusers' class at this structure."""
+    model = wan_codec(config).vae
     settings = {key: list(value) if isinstance(value, tuple) else value for key, value in model.config.items() if not key.startswith("_")}
-    return {name: tuple(value.shape) for name, value in model.state_dict().items()}, settings
+    return model.state_dict(), settings
 
 
 def from_original(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

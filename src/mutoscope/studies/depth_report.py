@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mutoscope.core.errors import DataError, optional_import
-from mutoscope.core.files import read_json, write_atomically, write_bytes, write_json
+from mutoscope.core.errors import DataError
+from mutoscope.core.files import read_json, write_bytes, write_json
 from mutoscope.core.provenance import provenance
+from mutoscope.media.curves import Line, Panel, Point, draw_panels
 from mutoscope.studies.depth_memory import LAST_PASS
 from mutoscope.studies.depth_memory import NAMES as ROWS
 from mutoscope.studies.depth_probe import CHANCE
@@ -202,22 +203,21 @@ def cost_table(pieces: Pieces) -> str:
 
 
 def draw(pieces: Pieces, output: Path) -> None:
-    """Recall against distance, a panel per depth, a line per memory."""
-    figures = optional_import("matplotlib.figure", package="matplotlib", extra="evaluate")
-    figure = figures.Figure(figsize=(3.1 * len(DEPTHS), 3.6), layout="constrained")
-    panels = figure.subplots(1, len(DEPTHS), sharey=True)
-    for panel, depth in zip(panels, DEPTHS, strict=True):
-        for memory in ROWS:
-            means = [(away, pieces.seeds(memory, depth, away)) for away in pieces.distances]
-            points = [(away, float(np.mean(list(seeds.values())))) for away, seeds in means if seeds]
-            if points:
-                panel.plot(*zip(*points, strict=True), "o-", label=memory, markersize=4)
-        panel.axhline(pieces.chance, color="0.6", linestyle="--", label="chance")
-        panel.set_xscale("log", base=2)
-        panel.set(title=NAMES[depth], xlabel="frames looked away", ylim=(0, 1.02))
-    panels[0].set_ylabel("landmark tiles right on return")
-    panels[-1].legend(fontsize=7)
-    write_atomically(output, lambda path: figure.savefig(path, format="png", dpi=110))
+    """Recall against distance, a panel per depth, a line per memory; bars reach from the lowest seed to the highest."""
+    panels = [Panel(NAMES[depth], "frames looked away", "landmark tiles right", _lines(pieces, depth), (0, 1.05)) for depth in DEPTHS]
+    draw_panels([panels[:3], panels[3:]], output)
+
+
+def _lines(pieces: Pieces, depth: str) -> tuple[Line, ...]:
+    """A line per memory that has pieces, and the two baselines."""
+    lines = []
+    for memory in ROWS:
+        seeds = [(away, list(pieces.seeds(memory, depth, away).values())) for away in pieces.distances]
+        points = tuple(Point(away, float(np.mean(values)), min(values), max(values)) for away, values in seeds if values)
+        lines += [Line(memory, points)] if points else []
+    sink = tuple(Point(away, value, value, value) for away, value in sorted(pieces.copy_sink.items()))
+    chance = tuple(Point(away, pieces.chance, pieces.chance, pieces.chance) for away in pieces.distances)
+    return (*lines, Line("copy of the first frame", sink, "baseline"), Line("chance", chance, "baseline"))
 
 
 def _plain(item: Effect) -> dict[str, float | int | None]:
