@@ -16,7 +16,7 @@ from mutoscope.studies.recall_report import NOTE, measure_table, tile_table, tru
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 DOCUMENTS = ("README.md", "docs/memory.md")
-RECALL_DOOM, RECALL_RING = "doom-cover/recall", "ring/recall"
+RECALL_DOOM, RECALL_RING, LONG = "doom-cover/recall", "ring/recall", "long_session"
 STEPS = (1, 2, 4)
 PICTURES = {"recall against distance": "recall.png", "what was seen, the true return, and the dreamed ones": "returns.png"}
 LAST = 15  # frame 16 in a list that begins at frame 1
@@ -143,6 +143,38 @@ def recall_ring() -> str:
     return _recall(RECALL_RING, lambda plain: [tile_table(plain), NOTE, f"![recall against distance](../results/{RECALL_RING}/recall.png)"])
 
 
+def long_sessions() -> str:
+    """Every policy after many frames: bytes, time, states; and where a full memory stopped."""
+    files = [file for file in (RESULTS / LONG / name for name in ("frames.json", "tokens.json")) if file.is_file()]
+    if not files:
+        return f"Not measured yet: `benchmarks/long_session.py` has not written into `results/{LONG}`."
+    rows = [_long_row(row) for file in files for row in read_json(file)["policies"]]
+    full = read_json(files[0])["full"]
+    head = ["policy", "frames", "bytes held", "change of bytes held", "of resident memory", "time late / early", "state since the middle"]
+    stopped = f"`full` of {full['sizes']} stopped at frame {full['stopped_at_frame']}: \"{full['error']}\""
+    return f"{markdown(head, rows)}\n\n{stopped}"
+
+
+def _long_row(row: dict) -> Row:
+    first, *_, last = row["looks"]
+    change = row["change"]
+    state = f"{change['state_norm since the middle']:+.1%}, {'finite' if last['finite'] else 'NOT FINITE'}" if "finite" in last else "-"
+    held = [f"{last['held_bytes']:,}", f"{change['held_bytes']:+.1%}", f"{change['resident_bytes']:+.1%}"]
+    return [row["policy"], f"{first['frame']:,} to {last['frame']:,}", *held, interval(row["late_over_early"]["ratio"], 3), state]
+
+
+def memory_share() -> str:
+    """What learned memories cost a frame of the bundled model."""
+    file = RESULTS / LONG / "frames.json"
+    if not file.is_file():
+        return f"Not measured yet: `benchmarks/long_session.py` has not written into `results/{LONG}`."
+    rows = []
+    for item in read_json(file)["share_of_memory"]:
+        without, with_it = item["median_ms"]
+        rows.append([item["memory"], f"{without:.1f}", f"{with_it:.1f}", interval(item["share_of_frame"], 3)])
+    return markdown(["memory beside a window of 8", "frame without it, ms", "with it", "share of the frame"], rows)
+
+
 def _recall(folder: str, parts: Callable[[dict], list[str]]) -> str:
     file = RESULTS / folder / "recall.json"
     if not file.is_file():
@@ -158,6 +190,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "play": play,
     "recall-doom": recall_doom,
     "recall-ring": recall_ring,
+    "long-sessions": long_sessions,
+    "memory-share": memory_share,
 }
 
 

@@ -176,7 +176,7 @@ class MemoryStore:
     def tensors(self) -> tuple[Tensor, ...]:
         """All that belongs to rows and lies on the device; it is parked, and the archive's tensors with it."""
         learned = self.waiting, self.waiting_values, self.waiting_turns, self.states
-        return self.keys, self.values, self.originals, self.notes, *learned, self.homes, self.changes
+        return self.keys, self.values, self.originals, self.notes, self.homes, self.changes, *learned
 
     @property
     def bytes(self) -> int:

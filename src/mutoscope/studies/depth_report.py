@@ -141,14 +141,20 @@ def comparison_table(found: dict[str, dict[str, Effect]]) -> str:
     ]
     for name, item in found.items():
         gain, cost = item["gain"], item.get("cost")
-        second = (_signed(cost), f"{cost.detectable:.3f}") if cost else ("-", "-")
-        lines.append(f"| {name} | {_signed(gain)} | {gain.detectable:.3f} | {second[0]} | {second[1]} | {gain.seeds} |")
+        second = (_signed(cost), _detectable(cost)) if cost else ("-", "-")
+        lines.append(f"| {name} | {_signed(gain)} | {_detectable(gain)} | {second[0]} | {second[1]} | {gain.seeds} |")
     return "\n".join(lines) + "\n"
 
 
 def _signed(item: Effect) -> str:
+    if item.seeds == 1:
+        return f"{item.mean:+.3f}, one seed"
     verdict = "undecided" if not item.excludes_zero else "more" if item.mean > 0 else "less"
     return f"{item.mean:+.3f} [{item.low:+.3f}, {item.high:+.3f}], {verdict}"
+
+
+def _detectable(item: Effect) -> str:
+    return f"{item.detectable:.3f}" if np.isfinite(item.detectable) else "-"
 
 
 def crossed(pieces: Pieces) -> dict[str, dict[str, Effect]]:
@@ -167,7 +173,7 @@ def crossed_table(found: dict[str, dict[str, Effect]]) -> str:
     """Differences of recall with their intervals and the smallest that these seeds would have shown."""
     lines = [f"| memory, depth | {' | '.join(CROSSED)} |", "| --- |" + " --- |" * len(CROSSED)]
     for name, items in found.items():
-        cells = [f"{_signed(items[kind])} (detectable {items[kind].detectable:.3f})" if kind in items else "-" for kind in CROSSED]
+        cells = [f"{_signed(items[kind])} (detectable {_detectable(items[kind])})" if kind in items else "-" for kind in CROSSED]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
