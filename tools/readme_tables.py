@@ -151,7 +151,7 @@ def long_sessions() -> str:
     rows = [_long_row(row) for file in files for row in read_json(file)["policies"]]
     full = read_json(files[0])["full"]
     head = ["policy", "frames", "bytes held", "change of bytes held", "of resident memory", "time late / early", "state since the middle"]
-    stopped = f"`full` of {full['sizes']} stopped at frame {full['stopped_at_frame']}: \"{full['error']}\""
+    stopped = f'`full` of {full["sizes"]} stopped at frame {full["stopped_at_frame"]}: "{full["error"]}"'
     return f"{markdown(head, rows)}\n\n{stopped}"
 
 
