@@ -81,13 +81,14 @@ def draw_panels(rows: Sequence[Sequence[Panel]], png_path: Path) -> None:
     """Rows of panels with points and intervals over a logarithmic axis (base 2), and one legend for all, as a PNG."""
     figures = optional_import("matplotlib.figure", package="matplotlib", extra="evaluate")
     columns = max(len(row) for row in rows)
-    figure = figures.Figure(figsize=(4.2 * columns, 3.1 * len(rows) + 0.6), layout="constrained")
-    shown: dict[str, Any] = {}
     styles = _styles([line for row in rows for panel in row for line in panel.lines])
+    beside = max(1, min(len(styles), int(1.6 * columns)))  # names in a row of the legend
+    figure = figures.Figure(figsize=(4.2 * columns, 3.1 * len(rows) + 0.25 + 0.2 * -(-len(styles) // beside)), layout="constrained")
+    shown: dict[str, Any] = {}
     for index, row in enumerate(rows):
         for place, panel in enumerate(row):
             shown |= _draw_panel(figure.add_subplot(len(rows), columns, index * columns + place + 1), panel, styles)
-    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=max(1, min(len(shown), int(1.6 * columns))), fontsize=8)
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=beside, fontsize=8)
     write_atomically(Path(png_path), lambda temporary: figure.savefig(temporary, format="png", dpi=110))
 
 
