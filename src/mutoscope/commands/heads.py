@@ -1,6 +1,6 @@
 """Measure which attention heads are static: those that look at sinks, the last frames and themselves, whatever is shown.
 
-What is printed last is a memory policy that names them layer by layer, for --memory of `play`, `generate`, `recall` and `evaluate`.
+What is printed last is a memory policy that names them layer by layer, for --memory of `play`, `generate` and `recall`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mutoscope.memory.heads import HeadWise
+    from mutoscope.memory.policy import PolicyConfig
     from mutoscope.models.checkpoint import Checkpoint
 
 EXAMPLES = (
@@ -69,15 +70,15 @@ def run(options: Options) -> int:
     return 0
 
 
-def asked_policy(text: str, own: object, heads: int) -> HeadWise:
+def asked_policy(text: str, own: PolicyConfig | None, heads: int) -> HeadWise:
     """The policy that a text names; sizes that it leaves out come from the checkpoint's own memory."""
     from dataclasses import replace
 
     from mutoscope.commands.checkpoints import named_policy
     from mutoscope.memory.heads import HeadWise
-    from mutoscope.memory.policy import Full, PolicyConfig
+    from mutoscope.memory.policy import Full
 
-    frames = own.capacity(1) if isinstance(own, PolicyConfig) and not isinstance(own, Full) else 21
+    frames = 21 if own is None or isinstance(own, Full) else own.capacity(1)
     policy = named_policy(text, frames)
     if not isinstance(policy, HeadWise):
         raise ConfigError(f"--memory is '{text}', and static heads are those of a head-wise memory; write it like head-wise=2,window=6")

@@ -12,6 +12,7 @@ from torch.nn.functional import cosine_similarity
 
 from mutoscope.memory.ledger import ChunkPlan, Ledger
 from mutoscope.memory.policy import AnyPolicy, ChoosingConfig
+from mutoscope.memory.states import wide_type
 
 if TYPE_CHECKING:
     from mutoscope.memory.store import MemoryStore
@@ -23,12 +24,12 @@ NEW = 2.0  # how much a token changed where nothing stood before
 
 def token_participation(keys: Tensor, queries: Tensor) -> Tensor:
     """`sum q . k` of every token's key `[n, head, D]` over recent frames' queries, summed over theirs `[recent, head, D]`: `[n, head]`."""
-    return (keys.to(_wide(keys)) * queries.sum(0).to(_wide(keys))).sum(-1)
+    return (keys.to(wide_type(keys.dtype)) * queries.sum(0).to(wide_type(keys.dtype))).sum(-1)
 
 
 def token_change(keys: Tensor, before: Tensor) -> Tensor:
     """1 - the cosine of tokens' keys `[.., n, D]` and those at the same places one frame before: `[.., n]` in 0 .. 2."""
-    return 1 - cosine_similarity(keys.to(_wide(keys)), before.to(_wide(keys)), dim=-1)
+    return 1 - cosine_similarity(keys.to(wide_type(keys.dtype)), before.to(wide_type(keys.dtype)), dim=-1)
 
 
 def best_tokens(worth: Tensor, count: int) -> Tensor:
@@ -95,8 +96,3 @@ def _tokens_of(store: "MemoryStore", slots: list[int]) -> Tensor:
     """The numbers of the tokens in some slots, side by side."""
     first = torch.tensor(slots, device=store.keys.device) * store.spec.tokens
     return (first[:, None] + torch.arange(store.spec.tokens, device=store.keys.device)).flatten()
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    """float32, or float64 where the model is in it."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32

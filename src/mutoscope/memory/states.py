@@ -128,3 +128,8 @@ def descend(weights: FastParts, gradients: FastParts, rates: FastParts, norms: F
 def rms(x: Tensor) -> Tensor:
     """x at a root mean square of 1 per token and head."""
     return torch.nn.functional.rms_norm(x, (x.shape[-1],), eps=1e-6)
+
+
+def wide_type(dtype: torch.dtype) -> torch.dtype:
+    """float32, or float64 where the model is in it: a state lives through more steps than half precision bears."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -24,6 +24,7 @@ from mutoscope.memory.ledger import ChunkPlan, Ledger, SlotBlend, SlotSource
 from mutoscope.memory.policy import ChoosingConfig, LedgerConfig, archive_bytes, moving_slots, state_of
 from mutoscope.memory.scoring import NO_SCORER, NOTE_TYPE, Scorer, best_first, note_shape
 from mutoscope.memory.sifting import HOME_TYPE, MARK_TYPE, NOWHERE, asking_frames, open_sifted
+from mutoscope.memory.states import wide_type
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class CacheSpec:
 
     def state_bytes(self, dtype: torch.dtype = torch.float32) -> int:
         """Bytes of a learned memory: its states (float32 at least) with what they begin from, and what waits to enter them."""
-        per_slot, wide = self.rows * self.tokens * self.head_dim, _wide(dtype).itemsize
+        per_slot, wide = self.rows * self.tokens * self.head_dim, wide_type(dtype).itemsize
         states = (self.rows + 1) * self.state_floats * wide
         waiting = (self.waiting_slots + self.waiting_values) * per_slot * dtype.itemsize
         return self.layers * self.heads * (waiting + states) + self.waiting_slots * per_slot * wide
@@ -161,7 +162,7 @@ class MemoryStore:
         self.changes = torch.zeros(*marks, spec.noted_slots * spec.tokens, device=device, dtype=MARK_TYPE)
         turns = (spec.rows, 1, spec.waiting_slots * spec.tokens, spec.head_dim // 2)
         self.waiting_turns = torch.zeros(turns, device=device, dtype=torch.complex128 if dtype == torch.float64 else torch.complex64)
-        wide = torch.zeros(spec.layers, spec.heads, spec.state_floats, device=device, dtype=_wide(dtype))
+        wide = torch.zeros(spec.layers, spec.heads, spec.state_floats, device=device, dtype=wide_type(dtype))
         self.start = wide if start is None else start.to(wide).view_as(wide)
         self.states = self.start[:, None].repeat(1, spec.rows, 1, 1)
         self.notes = torch.zeros(spec.rows, spec.slots, *spec.note_shape, device=device, dtype=NOTE_TYPE)
@@ -370,8 +371,3 @@ class MemoryStore:
         """The open chunk of these rows becomes part of the past. Their keys and values must have been written at sigma 0."""
         for ledger in self.ledgers[rows]:
             ledger.commit()
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    """States lie in float32 at least: they live through more steps than half precision bears."""
-    return torch.float64 if dtype == torch.float64 else torch.float32

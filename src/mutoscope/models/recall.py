@@ -90,7 +90,7 @@ class Addressing(nn.Module):
 
     def address(self, x: Tensor) -> Tensor:
         """Keys or queries `[B, head, token, D]` -> the same in float32 or float64."""
-        wide = x.to(_wide(self.scale)).contiguous()  # heads' tokens in a row: what follows runs faster so
+        wide = x.to(states.wide_type(self.scale.dtype)).contiguous()  # heads' tokens in a row: what follows runs faster so
         return torch.addcmul(self.offset.to(wide.dtype), self.scale.to(wide.dtype), wide)
 
 
@@ -116,11 +116,11 @@ class LinearRecall(nn.Module):
 
     def start(self, rows: int) -> Tensor:
         """Nothing has been seen."""
-        return self.out.new_zeros(rows, self.heads, self.head_dim * (self.head_dim + 1), dtype=_wide(self.out))
+        return self.out.new_zeros(rows, self.heads, self.head_dim * (self.head_dim + 1), dtype=states.wide_type(self.out.dtype))
 
     def address(self, x: Tensor, turn: Tensor) -> Tensor:
         """What counts, and what addresses: `[B, head, token, 2 D]`."""
-        counting = relu(x.to(_wide(self.out)))
+        counting = relu(x.to(states.wide_type(self.out.dtype)))
         return torch.cat([counting, rotate(counting, turn)], dim=-1)
 
     def writer(self) -> Write:
@@ -157,11 +157,11 @@ class DeltaRecall(nn.Module):
 
     def start(self, rows: int) -> Tensor:
         """Nothing has been seen."""
-        return self.out.new_zeros(rows, self.heads, self.head_dim * (self.head_dim + 1), dtype=_wide(self.out))
+        return self.out.new_zeros(rows, self.heads, self.head_dim * (self.head_dim + 1), dtype=states.wide_type(self.out.dtype))
 
     def address(self, x: Tensor, turn: Tensor) -> Tensor:
         """What counts, what addresses, and what each token says of a and b: `[B, head, token, 2 D + 2]`."""
-        wide = x.to(_wide(self.out))
+        wide = x.to(states.wide_type(self.out.dtype))
         counting = relu(self.addressing.address(x))
         gates = wide @ torch.stack([self.keep, self.rate], dim=-1).to(wide.dtype)
         return torch.cat([counting, rotate(counting, turn), gates], dim=-1)
@@ -213,7 +213,7 @@ class FastRecall(nn.Module):
     def start(self, rows: int) -> Tensor:
         """The learned weights, the same for every row."""
         flat = torch.cat([self.inward.flatten(1), self.outward.flatten(1)], dim=-1)
-        return flat.to(_wide(flat)).expand(rows, -1, -1)
+        return flat.to(states.wide_type(flat.dtype)).expand(rows, -1, -1)
 
     def address(self, x: Tensor, turn: Tensor) -> Tensor:
         """At length 1 per channel, and turned: `[B, head, token, D]`."""
@@ -230,7 +230,7 @@ class FastRecall(nn.Module):
         return self._kept[1]
 
     def _new_writer(self) -> Write:
-        wide = _wide(self.out)
+        wide = states.wide_type(self.out.dtype)
         inner, last = self.rates.to(wide).split([self.inner // self.width, 1], dim=1)
         rates = inner.repeat_interleave(self.width, dim=1)[..., None], last[..., None]
         norms = self.inward.norm(dim=-1, keepdim=True).to(wide), self.outward.norm(dim=-1, keepdim=True).to(wide)
@@ -275,11 +275,6 @@ def _cut(state: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
 def _join(parts: tuple[Tensor, Tensor]) -> Tensor:
     matrix, total = parts
     return torch.cat([matrix.flatten(2), total], dim=-1)
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    """float32, or float64 where the model is in it: a state lives through more steps than half precision bears."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def _write_linear(head_dim: int, state: Tensor, keys: Tensor, values: Tensor) -> Tensor:
