@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from mutoscope.core.shapes import LatentShape
 from mutoscope.core.streams import normal, stream
 from mutoscope.core.world import ActionSpec, WorldSpec
+from mutoscope.memory.anchored import Anchored
 from mutoscope.memory.choosing import Different, Merging, Participative, Retrieval
 from mutoscope.memory.heads import HeadWise
 from mutoscope.memory.kinds import FastWeights, GatedDelta, LinearState
@@ -45,6 +46,7 @@ RULES: dict[str, PolicyConfig] = {
     "ema-sink": EmaSink(2, 4, decay=0.5),
     "rolling": RollingWindow(4),
     "recency": RecencyBias(6, strength=2.0),
+    "anchored": Anchored(1, 1, 4),
 }
 # Learned memories beside a cache, and one in place of it (the cache holds the chunk alone).
 STATEFUL: dict[str, PolicyConfig] = {

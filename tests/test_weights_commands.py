@@ -42,12 +42,12 @@ def test_wan_itself_becomes_the_recipes_teacher_and_goes_out_again(tiny, tmp_pat
 def test_a_student_is_played_as_its_recipe_says(tiny, tmp_path, capsys):
     parts = {"generator": prefixed(wan_tensors(1), "model."), "generator_ema": prefixed(wan_tensors(), "model.")}
     write_training(tmp_path / "student.pt", **parts)
-    arguments = ["import", tiny, "student.pt", "--stage", "matching-2", "--set", "chunk_frames=3", "clip_frames=22", "memory=window=9"]
+    arguments = ["import", tiny, "student.pt", "--stage", "matching-2", "--set", "chunk_frames=3", "clip_frames=24", "memory=window=9"]
     assert cli.main([*arguments, "--output", "average"]) == 0
     assert "from student.pt (generator_ema) as 'matching-2'" in capsys.readouterr().out
     manifest = read_manifest(Path("average"))
     assert (manifest.student_steps, manifest.first_chunk_steps, manifest.teacher_steps, manifest.distilled_guidance) == (2, 4, 48, 3.0)
-    assert (manifest.chunk_frames, manifest.clip_frames, manifest.memory) == (3, 22, Window(9))
+    assert (manifest.chunk_frames, manifest.clip_frames, manifest.memory) == (3, 24, Window(9))
     assert cli.main([*arguments, "--output", "raw", "--part", "generator"]) == 0
     assert same_bits(read_foreign(Path("average/average.safetensors")).tensors, wan_tensors())
     assert same_bits(read_foreign(Path("raw/average.safetensors")).tensors, wan_tensors(1))

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mutoscope.core.errors import CapacityError, ConfigError
+from mutoscope.memory.anchored import Anchored
 from mutoscope.memory.ledger import ChunkPlan, Ledger, chunk_lengths, layout
 from mutoscope.memory.policy import Chunk, EmaSink, Full, Policy, RollingWindow, SinkWindow, Source, Window
 
@@ -17,6 +18,7 @@ policies = st.one_of(
     st.tuples(st.integers(1, 4), st.integers(3, 8)).map(lambda sizes: SinkWindow(*sizes)),
     st.tuples(st.integers(1, 4), st.integers(3, 8)).map(lambda sizes: EmaSink(*sizes)),
     st.integers(3, 9).map(RollingWindow),
+    st.tuples(st.integers(0, 2), st.integers(1, 2), st.integers(3, 6)).map(lambda sizes: Anchored(*sizes)),
 )
 lengths = st.lists(st.integers(1, 3), min_size=1, max_size=12)
 

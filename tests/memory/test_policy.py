@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mutoscope.core.errors import CapacityError, ConfigError
+from mutoscope.memory.anchored import Anchored
 from mutoscope.memory.choosing import Criterion, Different, Grain, Merging, Participative, Retrieval
 from mutoscope.memory.heads import HeadWise
 from mutoscope.memory.kinds import STATES
-from mutoscope.memory.ledger import Ledger, layout, sources_of
+from mutoscope.memory.ledger import Ledger, sources_of
 from mutoscope.memory.policy import (
     POLICIES,
     AnyMemory,
@@ -190,9 +191,14 @@ def trace(policy: AnyMemory) -> tuple:
         return tuple((trace(part), heads) for part, heads in head_parts(policy, 2, 2))
     if isinstance(policy, ChoosingConfig):
         return chosen(policy, policy.criterion)
-    state = state_of(policy)
+    state, ledger, plans = state_of(policy), Ledger(policy, policy.capacity(1)), []
+    for frame in range(12):
+        if frame == 4:
+            ledger.mark_switch()
+        plans.append(sources_of(ledger.open_chunk(1)))
+        ledger.commit()
     return (
-        *layout(policy, (1,) * 12),
+        *plans,
         *(chunk_position(policy, Chunk(start, 1), policy.past(Chunk(start, 1), ())) for start in range(12)),
         state,
     )
@@ -213,6 +219,7 @@ def test_no_two_policies_differ_in_name_only():
     assert all(first != second for index, first in enumerate(traces) for second in traces[:index])
     assert trace(Retrieval(2, 4))[:-1] == trace(Retrieval(2, 4, "place"))[:-1], "two ways to judge; with one judgement they are the same"
     assert trace(SinkWindow(1, 5)) == trace(SinkWindow.of_frames(6)), "the same rule twice would show"
+    assert trace(Anchored(1, 1, 4)) != trace(SinkWindow(1, 4)), "a change of the prompt tells them apart"
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.1])
@@ -271,7 +278,7 @@ def test_policies_by_name():
         HeadWise(2, heads=((0, 2), (1, 3))),
     ):
         assert policy_by_name(policy_name(policy), **vars(policy)) == policy
-    known = "deep-sink, different, ema-sink, full, head-wise, merging, participative, recency, retrieval, rolling, sink, window"
+    known = "anchored, deep-sink, different, ema-sink, full, head-wise, merging, participative, recency, retrieval, rolling, sink, window"
     with pytest.raises(ConfigError, match=f"known: {known}"):
         policy_by_name("forever")
     with pytest.raises(ConfigError, match="takes sink, window"):

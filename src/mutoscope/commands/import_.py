@@ -22,7 +22,7 @@ EXAMPLES = (
     "mutoscope import wan-1.3b Wan2.1-T2V-1.3B-Diffusers",
     "mutoscope import wan-1.3b Wan2.1-T2V-1.3B --codec Wan2.1-T2V-1.3B/Wan2.1_VAE.pth",
     "mutoscope import wan-1.3b causal-forcing++/framewise-2step.pt --stage matching-2 --output runs/framewise-2step",
-    "mutoscope import wan-1.3b self_forcing_dmd.pt --stage matching-4 --set chunk_frames=3 clip_frames=22 --output runs/self-forcing",
+    "mutoscope import wan-1.3b self_forcing_dmd.pt --stage matching-4 --set chunk_frames=3 --output runs/self-forcing",
 )
 
 
@@ -106,4 +106,5 @@ def imported_manifest(run: RunConfig, stage: StageConfig, content_rate: float) -
         latent_mean=run.codec.latents_mean,
         latent_std=run.codec.latents_std,
         conditions=("text",),
+        beginning=run.beginning,
     )

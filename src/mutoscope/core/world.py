@@ -8,6 +8,10 @@ import numpy as np
 from mutoscope.core.errors import ConfigError
 
 ActionKind = Literal["discrete", "multi_binary", "box", "none"]
+Beginning = Literal["real frames", "nothing"]
+"""What a generated world goes on from: committed real frames, or nothing, as a text-to-video model does."""
+# Frames that every clip has before its first generated chunk, at least.
+FIRST_CONTEXT: dict[Beginning, int] = {"real frames": 1, "nothing": 0}
 
 
 @dataclass(frozen=True)

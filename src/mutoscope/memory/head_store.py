@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mutoscope.core.errors import ConfigError
 from mutoscope.memory.choosing import Criterion
+from mutoscope.memory.frames import Chunk
 from mutoscope.memory.heads import HeadTable, HeadWise
 from mutoscope.memory.ledger import HeadPlan
 from mutoscope.memory.policy import PolicyConfig, head_parts
@@ -122,6 +123,10 @@ class HeadStore:
     def choose_chunk(self, row: int, length: int, travelled: Tensor) -> HeadPlan:
         """Open the next chunk of a row: each group for itself (MemoryStore.choose_chunk)."""
         return HeadPlan(self.groups, tuple(part.choose_chunk(row, length, travelled) for part in self.parts))
+
+    def rewrite_chunk(self, rows: slice, chunk: Chunk) -> HeadPlan:
+        """Plan to commit a remembered chunk of these rows once more."""
+        return HeadPlan(self.groups, tuple(part.rewrite_chunk(rows, chunk) for part in self.parts))
 
     def commit(self, rows: slice) -> None:
         """The open chunk of these rows becomes part of the past, in all groups."""

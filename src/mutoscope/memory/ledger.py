@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mutoscope.core.errors import CapacityError, ConfigError
-from mutoscope.memory.choosing import Merging
+from mutoscope.memory.anchored import Anchored
+from mutoscope.memory.choosing import Different, Merging, Participative, Retrieval
 from mutoscope.memory.frames import Sift
 from mutoscope.memory.heads import HeadTable
 from mutoscope.memory.policy import (
@@ -17,6 +18,7 @@ from mutoscope.memory.policy import (
     ChoosingConfig,
     Chunk,
     ContentConfig,
+    EmaSink,
     Source,
     blends_of,
     chunk_position,
@@ -109,7 +111,8 @@ AnyPlan = ChunkPlan | HeadPlan
 
 @dataclass
 class Ledger:
-    """The book of one row: where each frame lies (slot, shelf), how many merged into it, whose slot holds chosen tokens (`mosaics`).
+    """The book of one row: where each frame lies (slot, shelf), how many merged into it, whose slot holds chosen tokens (`mosaics`),
+    at which frames the prompt was switched (`marks`).
 
     `open_chunk` plans a chunk, `commit` keeps it.
     """
@@ -126,6 +129,7 @@ class Ledger:
     counts: dict[int, int] = field(default_factory=dict)
     sifts: tuple[Sift, ...] = ()
     mosaics: frozenset[int] = frozenset()
+    marks: tuple[int, ...] = ()
 
     @property
     def remembered(self) -> tuple[int, ...]:
@@ -171,7 +175,7 @@ class Ledger:
         recalled = tuple(Transfer(frame, slot, self.shelf_of[frame]) for frame, slot in zip(back, free, strict=False))
         self.slot_of = held | {item.frame: item.slot for item in recalled}
         stored = self._shelve(lost)
-        placed = tuple(SlotSource(self.slot_of[source.frame], source.frame, source.position, self._bias(source)) for source in sources)
+        placed = self._placed(sources)
         position, own = chunk_position(self.policy, chunk, sources), tuple(free[len(back) : len(back) + length])
         self.open_plan = ChunkPlan(chunk, placed, own, position, self.evicted, self.blends, recalled, stored, self.sifts)
         return self.open_plan
@@ -187,10 +191,21 @@ class Ledger:
     def _past(self, chunk: Chunk, ranks: tuple[int, ...], picks: Any) -> tuple[Source, ...]:
         policy, remembered = self.policy, self.remembered
         if not isinstance(policy, ChoosingConfig):
-            return policy.past(chunk, remembered)
+            return self._reads(chunk, remembered, ranks)
         if set(ranks) != set(policy.candidates(chunk, remembered)) or (picks is None) == bool(policy.heirs(chunk, remembered)):
             raise ConfigError("this memory chooses by content: open its chunks where its scorer is asked (MemoryStore.choose_chunk)")
-        return policy.past(chunk, remembered, ranks)
+        return self._reads(chunk, remembered, ranks)
+
+    def _reads(self, chunk: Chunk, remembered: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[Source, ...]:
+        match self.policy:
+            case Anchored():
+                return self.policy.past_switches(chunk, remembered, self.marks)
+            case Participative() | Retrieval() | Merging() | Different():
+                return self.policy.past(chunk, remembered, ranks)
+        return self.policy.past(chunk, remembered)
+
+    def _placed(self, sources: tuple[Source, ...]) -> tuple[SlotSource, ...]:
+        return tuple(SlotSource(self.slot_of[source.frame], source.frame, source.position, self._bias(source)) for source in sources)
 
     def _merged(self, lost: tuple[SlotSource, ...]) -> tuple[Blend, ...]:
         """Every lost frame merges into its predecessor, the newest first, so that a row of them ends in the first."""
@@ -218,6 +233,26 @@ class Ledger:
         stored = tuple(Transfer(frame, coming[frame], next(free)) for frame in sorted(coming.keys() & newest))
         self.shelf_of.update({item.frame: item.shelf for item in stored})
         return stored
+
+    def is_whole(self, frame: int) -> bool:
+        """Whether a frame lies in a slot as it was committed: no other frame merged into it, and no token left it."""
+        blended = isinstance(self.policy, EmaSink) and frame < self.policy.sink
+        return frame in self.slot_of and frame not in self.mosaics and self.counts.get(frame, 1) == 1 and not blended
+
+    def rewrite(self, chunk: Chunk) -> ChunkPlan:
+        """A plan to commit remembered frames once more, into the slots they lie in, given what is still there of the time before them."""
+        if self.open_plan is not None or not all(map(self.is_whole, chunk.frames)):
+            raise ConfigError(
+                f"frames {chunk.start} .. {chunk.frames[-1]} cannot be committed again: they do not lie in the cache as they were"
+            )
+        sources = self._reads(chunk, tuple(sorted(frame for frame in self.slot_of if frame < chunk.start)), ())
+        own = tuple(self.slot_of[frame] for frame in chunk.frames)
+        return ChunkPlan(chunk, self._placed(sources), own, chunk_position(self.policy, chunk, sources))
+
+    def mark_switch(self) -> None:
+        """The next frame is the first under another prompt: some policies keep it longer."""
+        if isinstance(self.policy, Anchored):
+            self.marks = (*self.marks, self.next_frame)[-self.policy.switches :]
 
     def commit(self) -> None:
         """The open chunk's frames become part of the past."""

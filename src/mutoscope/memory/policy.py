@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from mutoscope.core.errors import CapacityError, ConfigError, choose
+from mutoscope.memory.anchored import Anchored
 from mutoscope.memory.choosing import Different, Merging, Participative, Retrieval
 from mutoscope.memory.frames import Blend, Chunk, Policy, Source, at_least_one, fits
 from mutoscope.memory.heads import HeadTable, HeadWise
@@ -247,7 +248,7 @@ class Stateful:
         return self.cache.past(chunk, remembered)
 
 
-WindowedConfig = Window | SinkWindow | DeepSink | RollingWindow | RecencyBias
+WindowedConfig = Window | SinkWindow | DeepSink | RollingWindow | RecencyBias | Anchored
 ChoosingConfig = Participative | Retrieval | Merging | Different
 ContentConfig = ChoosingConfig | HeadWise  # what is remembered is known once it is played, row by row
 CacheConfig = Full | WindowedConfig | EmaSink | ChoosingConfig
@@ -263,6 +264,7 @@ POLICIES: dict[str, type[CacheConfig] | type[HeadWise]] = {
     "ema-sink": EmaSink,
     "rolling": RollingWindow,
     "recency": RecencyBias,
+    "anchored": Anchored,
     "participative": Participative,
     "retrieval": Retrieval,
     "merging": Merging,
@@ -306,7 +308,7 @@ def integer_base(policy: AnyMemory) -> Policy:
 def sinks_of(policy: AnyPolicy) -> int:
     """How many of the first frames are never given up."""
     match cache_of(policy):
-        case SinkWindow(sink=sink) | EmaSink(sink=sink) | Participative(sink=sink):
+        case SinkWindow(sink=sink) | EmaSink(sink=sink) | Participative(sink=sink) | Anchored(sink=sink):
             return sink
         case DeepSink(parts=parts):
             return parts.sink
@@ -335,7 +337,7 @@ def moving_slots(policy: AnyPolicy, slots: int) -> int:
             return sink
         case DeepSink(parts=parts):
             return parts.sink
-        case EmaSink() | RollingWindow() | Participative() | Retrieval() | Merging() | Different():
+        case EmaSink() | RollingWindow() | Participative() | Retrieval() | Merging() | Different() | Anchored():
             return slots
     return 0
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from mutoscope.core.errors import ConfigError
 from mutoscope.memory.archive import Archive, Shelved
 from mutoscope.memory.choosing import MIB, Criterion
+from mutoscope.memory.frames import Chunk
 from mutoscope.memory.ledger import ChunkPlan, Ledger, SlotBlend, SlotSource
 from mutoscope.memory.policy import ChoosingConfig, LedgerConfig, archive_bytes, moving_slots, state_of
 from mutoscope.memory.scoring import NO_SCORER, NOTE_TYPE, Scorer, best_first, note_shape
@@ -366,6 +367,13 @@ class MemoryStore:
         """The same for one layer's part of the notes, `[row, frame, part, head, head_dim]`."""
         for place, slot in enumerate(slots):
             self.notes[rows, slot, layer] = notes[:, place]
+
+    def rewrite_chunk(self, rows: slice, chunk: Chunk) -> ChunkPlan:
+        """Plan to commit a remembered chunk of these rows once more (Ledger.rewrite)."""
+        plans = [ledger.rewrite(chunk) for ledger in self.ledgers[rows]]
+        if any(plan != plans[0] for plan in plans):
+            raise ConfigError("these rows remember different frames; commit their chunks again one by one")
+        return plans[0]
 
     def commit(self, rows: slice) -> None:
         """The open chunk of these rows becomes part of the past. Their keys and values must have been written at sigma 0."""

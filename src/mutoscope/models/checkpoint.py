@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mutoscope.core.config import from_plain, to_plain
 from mutoscope.core.errors import CheckpointError, ConfigError
 from mutoscope.core.files import hash_file, read_json, write_bytes, write_json
-from mutoscope.core.world import WorldSpec
+from mutoscope.core.world import Beginning, WorldSpec
 from mutoscope.memory.policy import PolicyConfig
 from mutoscope.models.codec import ConvCodec, ConvCodecConfig
 from mutoscope.models.fitting import misfits, shortened
@@ -63,6 +63,7 @@ class CheckpointManifest:
     conditions: tuple[str, ...] = ("actions",)
     memory_modules: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
+    beginning: Beginning = "real frames"
 
 
 @dataclass(frozen=True)

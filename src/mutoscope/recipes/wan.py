@@ -59,6 +59,7 @@ def _wan(name: str, model: ModelConfig) -> RunConfig:
         ),
         precision="bf16",
         codec=codec,
+        beginning="nothing",
     )
 
 

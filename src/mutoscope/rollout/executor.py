@@ -26,9 +26,9 @@ from mutoscope.models.rope import rotate, rotations
 from mutoscope.models.scorers import place_of
 from mutoscope.models.transformer import VideoTransformer
 
-PassKind = Literal["denoising", "last", "commit", "real"]
+PassKind = Literal["denoising", "last", "commit", "real", "recommit"]
 """What a pass is to its chunk. "last": the denoising pass, under the chunk's own conditions, whose step gives the sample. "commit" writes
-what was denoised, and "real" what was not: a world's beginning."""
+what was denoised, and "real" what was not: a world's beginning. "recommit" writes what is remembered once more, under another prompt."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Pass:
     @property
     def commits(self) -> bool:
         """Whether what it writes stays: it is the last one of its chunk."""
-        return self.kind in ("commit", "real")
+        return self.kind in ("commit", "real", "recommit")
 
     @property
     def parts(self) -> list[tuple[MemoryStore, ChunkPlan]]:
@@ -59,8 +59,10 @@ class Pass:
 
 
 WRITERS: dict[WrittenFrom, tuple[PassKind, ...]] = {"commit": ("commit", "real"), "last pass": ("last", "real")}
+# What waits for a state is told anew when its frame is committed again; what has entered one is not told twice.
+WAITERS: dict[WrittenFrom, tuple[PassKind, ...]] = {"commit": ("commit", "real", "recommit"), "last pass": ("last", "real")}
 READERS: dict[WrittenFrom, tuple[PassKind, ...]] = {
-    "commit": ("denoising", "last", "commit", "real"),
+    "commit": ("denoising", "last", "commit", "real", "recommit"),
     "last pass": ("denoising", "last"),  # so that what lies in the cache depends on clean frames alone
 }
 
@@ -99,8 +101,9 @@ class Segment:
         """A pass writes and reads as its kind does; a commit reads what it wrote, a last pass what the chunks before it did."""
         store, rows, kind, turn = self.store, self.item.rows, self.item.kind, self.turns.telling(memory)
         writes, reads = kind in WRITERS[memory.written_from], kind in READERS[memory.written_from]
-        if writes and memory.written_at == "eviction":
-            store.await_eviction(layer, rows, self.plan.write_slots, keys, values, turn)
+        if memory.written_at == "eviction":
+            if kind in WAITERS[memory.written_from]:
+                store.await_eviction(layer, rows, self.plan.write_slots, keys, values, turn)
             writes = False
         told, asked = addresses(memory, (keys, queries), turn, (writes, reads))
         if writes and kind != "last":
@@ -228,7 +231,8 @@ def note_layer(layer: int, segment: Segment, queries: Tensor, keys: Tensor) -> N
         case "tokens' participation":
             parts = [rotate(queries, turns.timeless)]
         case "tokens' change":
-            note_changes(store, layer, segment.item.rows, segment.plan)
+            if segment.item.kind != "recommit":  # what stood before it may be gone, and its change is known
+                note_changes(store, layer, segment.item.rows, segment.plan)
             return
         case "similarity" | "repetition" | "difference":
             parts = [keys]

@@ -11,6 +11,7 @@ from typing import Literal
 from torch import Tensor
 
 from mutoscope.core.errors import ConfigError
+from mutoscope.memory.frames import Chunk
 from mutoscope.memory.head_store import AnyStore
 from mutoscope.memory.ledger import AnyPlan
 from mutoscope.memory.policy import AnyMemory, ContentConfig
@@ -114,4 +115,11 @@ def commit_chunk(
     plan = open_chunk(store, rows, clean.shape[1], conditions)
     yield Pass(store, rows, plan, clean, 0.0, conditions, kind)
     store.commit(rows)
+    return clean
+
+
+def recommit_chunk(store: AnyStore, rows: slice, start: int, clean: Tensor, conditions: Conditions) -> Planner:
+    """Write a remembered chunk, which begins at frame `start`, once more into the slots that it has, under other conditions."""
+    plan = store.rewrite_chunk(rows, Chunk(start, clean.shape[1]))
+    yield Pass(store, rows, plan, clean, 0.0, conditions, "recommit")
     return clean

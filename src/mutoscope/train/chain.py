@@ -327,6 +327,7 @@ def stage_manifest(chain: Chain, stage: StageConfig, codec: CodecConfig, inputs:
         latent_mean=() if before is None else before.latent_mean,
         latent_std=() if before is None else before.latent_std,
         memory_modules=memory_modules(run, stage),
+        beginning=run.beginning,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 from mutoscope.core.config import added_later
 from mutoscope.core.errors import CapacityError, ConfigError
 from mutoscope.core.shapes import rope_split
+from mutoscope.core.world import FIRST_CONTEXT, Beginning
 from mutoscope.memory.heads import HeadWise
 from mutoscope.memory.kinds import MemoryWrites
 from mutoscope.memory.ledger import chunk_lengths, layout
@@ -233,7 +234,7 @@ class ModelConfig:
 class RunConfig:
     """A whole chain. `clip_frames` of training, chunks of `chunk_frames`, memory and shift are the same in every stage.
 
-    `codec` is trained by the first stage, or it is Wan's, whose weights are published.
+    `codec` is trained by the first stage, or it is Wan's, whose weights are published. `beginning`: what rollouts and play go on from.
     """
 
     name: str
@@ -247,22 +248,23 @@ class RunConfig:
     seed: int = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     codec: Literal["trained"] | WanCodecConfig = added_later("trained")
+    beginning: Beginning = added_later("real frames")
 
     def __post_init__(self) -> None:
         _at_least(1, self, "chunk_frames")
         _above_zero(self, "shift")
         _check_ancestry(self.stages)
-        if self.clip_frames < 2 or (self.clip_frames - 1) % self.chunk_frames:
-            raise ConfigError(f"clips of {self.clip_frames} frames must be 1 + a multiple of chunk_frames {self.chunk_frames}")
+        context = FIRST_CONTEXT[self.beginning]
+        if self.clip_frames < 2 or (self.clip_frames - context) % self.chunk_frames:
+            raise ConfigError(f"clips of {self.clip_frames} frames must be {context} + a multiple of chunk_frames {self.chunk_frames}")
         for stage in self.stages:
             beyond = self.frames_read(stage) - self.clip_frames
             if beyond % self.chunk_frames:
                 raise ConfigError(
                     f"stage '{stage.name}': frames_beyond_clip must be a multiple of chunk_frames {self.chunk_frames}, got {beyond}"
                 )
-        lengths = chunk_lengths(self.longest_clip, self.chunk_frames, 1)
         try:
-            layout(self.memory, lengths)
+            layout(self.memory, lengths := chunk_lengths(self.longest_clip, self.chunk_frames, context))
             for stage in self.stages:
                 self._check_memory(stage, lengths)
         except CapacityError as error:

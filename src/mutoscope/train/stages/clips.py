@@ -16,7 +16,9 @@ def context_choices(num_frames: int, chunk_frames: int, limit: int) -> tuple[int
 
 
 def draw_context(run: RunConfig, draws: Draws, num_frames: int, limit: int) -> int:
-    """A random context length for this update, equal on all ranks."""
+    """A random context length for this update, equal on all ranks; none where worlds begin from nothing."""
+    if run.beginning == "nothing":
+        return 0
     choices = context_choices(num_frames, run.chunk_frames, limit)
     return choices[draws.shared("context length", len(choices))]
 
