@@ -311,7 +311,7 @@ def test_a_wrong_memory_is_said_before_a_port_is_opened(monkeypatch, capsys):
     monkeypatch.setattr(app, "serve", lambda *arguments, **options: pytest.fail("a port would have been opened"))
     assert cli.main(["play", "--memory", "ring"]) == cli.MISTAKE
     assert (
-        "known: deep-sink, different, ema-sink, full, head-wise, merging, participative, recency, retrieval, rolling, sink, window"
+        "known: anchored, deep-sink, different, ema-sink, full, head-wise, merging, participative, recency, retrieval, rolling, sink"
         in capsys.readouterr().err
     )
 

@@ -15,6 +15,7 @@ from serve_fakes import Tiny, fake_catalogue, fake_choice, learned_choice
 from mutoscope.memory.policy import PolicyConfig, SinkWindow, Window
 from mutoscope.serve.app import BackgroundServer
 from mutoscope.serve.catalogue import Catalogue
+from mutoscope.serve.prompts import PromptBook
 from mutoscope.serve.sources import FakeSource
 from mutoscope.serve.strip import Strip
 
@@ -356,3 +357,31 @@ def test_the_page_comes_back_when_the_server_does(browser: BrowserContext) -> No
         frames(page, 3)
         assert moved(page, "ArrowLeft") == (-1, 0)
         page.close()
+
+
+def test_words_are_typed_and_said(browser: BrowserContext) -> None:
+    made: list[FakeSource] = []
+    speaking = replace(fake_choice(made=made), prompts=PromptBook(str.upper, ("a red square", "a blue one"), free=True))
+    with opened(browser, fake_catalogue(speaking)) as (page,):
+        box = page.locator("#prompt")
+        expect(box).to_have_value("a red square")
+        start = centre(page)
+        box.fill("")
+        box.press_sequentially("wasd pr")
+        frames(page, 8)
+        assert centre(page) == start and not page.evaluate("mutoscope.state.paused"), "letters of a text are no keys"
+        box.press("Enter")
+        page.wait_for_function("mutoscope.state.prompt === 'wasd pr'")
+        page.locator("#keep").click()
+        frames(page, 3)
+        box.fill("night")
+        page.locator("#cut").click()
+        page.wait_for_function("mutoscope.state.prompt === 'night'")
+        assert page.evaluate("mutoscope.counts.errors") == 0
+        assert moved(page, "ArrowRight") == (1, 0)
+    assert made[0].said == [("A RED SQUARE", "keep"), ("WASD PR", "recommit"), ("WASD PR", "keep"), ("NIGHT", "keep")]
+
+
+def test_worlds_that_are_not_told_have_no_box(browser: BrowserContext) -> None:
+    with opened(browser) as (page,):
+        expect(page.locator("#words")).to_be_hidden()

@@ -6,6 +6,7 @@ from typing import Literal, TypeVar
 
 from mutoscope.core.errors import ConfigError, choose
 from mutoscope.core.world import WorldSpec
+from mutoscope.serve.prompts import PromptBook
 from mutoscope.serve.sources import PaneSource
 from mutoscope.serve.wire import PaneRequest
 
@@ -22,7 +23,8 @@ class PaneOptions:
 
 @dataclass(frozen=True)
 class PaneChoice:
-    """One entry: a world with a label, the options it has (first = default), the names of its starts, and its maker."""
+    """One entry: a world with a label, the options it has (first = default), the names of its starts, and its maker;
+    `prompts` where it is told in words what to show."""
 
     id: str
     label: str
@@ -33,6 +35,7 @@ class PaneChoice:
     policies: tuple[str, ...] = ()
     starts: tuple[str, ...] = ()
     note: str = ""
+    prompts: PromptBook | None = None
 
     def options(self, request: PaneRequest) -> PaneOptions:
         """The request's options, checked; what it leaves open becomes the default."""
@@ -54,6 +57,7 @@ class PaneChoice:
             "policies": list(self.policies),
             "starts": list(self.starts),
             "note": self.note,
+            "prompts": None if self.prompts is None else self.prompts.describe(),
         }
 
 

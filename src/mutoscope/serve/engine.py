@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from mutoscope.serve.keys import action_vector
 from mutoscope.serve.scheduler import InputSlot
 from mutoscope.serve.sources import PaneSource
 from mutoscope.serve.strip import Strip
+
+if TYPE_CHECKING:
+    from mutoscope.rollout.session import PromptSwitch
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -99,6 +102,12 @@ class PaneSet:
         while len(frames) < self.stride:
             frames.extend(source.step(action))
         return frames
+
+    def say(self, words: tuple[Any, ...], switch: "PromptSwitch") -> None:
+        """Tell every pane that listens what to show; None for those that do not."""
+        for source, heard in zip(self._sources, words, strict=True):
+            if heard is not None:
+                source.say(heard, switch)
 
     def commit(self) -> None:
         """Write what was shown into every pane's memory."""

@@ -7,13 +7,14 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from mutoscope.core.errors import ConfigError, MutoscopeError
 from mutoscope.serve.catalogue import Catalogue, PaneChoice, PaneOptions
 from mutoscope.serve.engine import Engine, Moment, PaneSet, make_panes
 from mutoscope.serve.keys import bindings, held_names
 from mutoscope.serve.outbox import Outbox
+from mutoscope.serve.prompts import Books, embed_for, first_prompt
 from mutoscope.serve.recording import Recording, Shelf
 from mutoscope.serve.scheduler import FrameClock, InputSlot
 from mutoscope.serve.strip import Strip, StripMail
@@ -27,12 +28,25 @@ from mutoscope.serve.wire import (
     PictureFormat,
     Record,
     Reset,
+    Say,
     WireError,
     error_message,
     parse_message,
 )
 
+if TYPE_CHECKING:
+    from mutoscope.rollout.session import PromptSwitch
+
 STATS_INTERVAL_S = 1.0
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a page said, as its panes take it; `matched` are the panes that it was said to."""
+
+    message: Say
+    words: tuple[Any, ...]
+    matched: tuple[tuple[PaneChoice, PaneOptions], ...]
 
 
 @dataclass(frozen=True)
@@ -62,7 +76,7 @@ class Player:
         self._catalogue, self._engine, self._shelf, self._connection, self._settings = catalogue, engine, shelf, connection, settings
         self._inputs, self._names = InputSlot(), frozenset[str]()
         self._outbox, self._strip_mail = Outbox(connection.send_bytes), StripMail()
-        self._todo: dict[type, Message] = {}
+        self._todo: dict[type, Message | Heard] = {}
         self._wake = asyncio.Event()
         self._matched: tuple[tuple[PaneChoice, PaneOptions], ...] = ()
         self._panes: PaneSet | None = None
@@ -70,6 +84,8 @@ class Player:
         self._pacer: asyncio.Task[None] | None = None
         self._recording: Recording | None = None
         self._start: int | None = None
+        self._prompt: str | None = None
+        self._embedding: asyncio.Task[None] | None = None
         self._paused, self._seed, self._stats_due = False, 0, 0.0
 
     async def receive(self, text: str) -> None:
@@ -100,8 +116,9 @@ class Player:
 
     def close(self) -> None:
         """Give back the panes, after all that the engine still does for them; called once `play` is cancelled."""
-        if self._pacer is not None:
-            self._pacer.cancel()
+        for task in (self._pacer, self._embedding):
+            if task is not None:
+                task.cancel()
         self._engine.submit(self._drop_panes)
 
     def _may_generate(self) -> bool:
@@ -143,6 +160,8 @@ class Player:
             Reset: self._reset,
             Pause: self._pause,
             Record: self._record,
+            Say: self._say,
+            Heard: self._hear,
         }
         for kind, act in acts.items():
             message = self._todo.pop(kind, None)
@@ -158,6 +177,7 @@ class Player:
         self._panes = await self._engine.run(self._make_panes)
         self._names = frozenset(name for choice, _ in matched for name in held_names(choice.world.actions))
         self._clock = FrameClock(self._panes.stride / self._panes.rate)
+        await self._begin_prompt(message.prompt)
         await self._change_picture(Picture(message.picture))
         await self._tell_ready(message.picture)
         # A page that changes its panes asks for the start it is at; panes that lack it draw another.
@@ -192,6 +212,42 @@ class Player:
         self._strip_mail.restart()
         await self._show(moment)
         await self._pause(Pause(False))
+
+    async def _begin_prompt(self, wanted: str | None) -> None:
+        """Panes that are told in words what to show are told it before they begin."""
+        assert self._panes is not None
+        panes, self._prompt = self._panes, first_prompt(self._books, wanted)
+        if self._prompt is not None:
+            words = await asyncio.to_thread(embed_for, self._books, self._prompt)
+            await self._engine.run(lambda: panes.say(words, "keep"))
+
+    async def _say(self, message: Say) -> None:
+        """Embed it beside the running stream, which goes on; only the newest words count."""
+        if not any(self._books):
+            raise ConfigError("no world on this page is told in words what to show")
+        if self._embedding is not None:
+            self._embedding.cancel()
+        self._embedding = asyncio.create_task(self._tell_errors(lambda: self._embed(message, self._matched), pause=False))
+
+    async def _embed(self, message: Say, matched: tuple[tuple[PaneChoice, PaneOptions], ...]) -> None:
+        words = await asyncio.to_thread(embed_for, self._books, message.text)
+        self._todo[Heard] = Heard(message, words, matched)
+        self._wake.set()
+
+    async def _hear(self, heard: Heard) -> None:
+        """What was said is embedded; panes that were opened meanwhile began with words of their own."""
+        assert self._panes is not None
+        if heard.matched is not self._matched:
+            return
+        panes, cut = self._panes, heard.message.switch == "cut"
+        switch: PromptSwitch = "keep" if heard.message.switch == "cut" else heard.message.switch
+        await self._engine.run(lambda: panes.say(heard.words, switch))
+        self._prompt = heard.message.text
+        await (self._reset(Reset(self._start)) if cut else self._tell_state())
+
+    @property
+    def _books(self) -> Books:
+        return tuple(choice.prompts for choice, _ in self._matched)
 
     async def _pause(self, message: Pause) -> None:
         self._paused = message.paused
@@ -271,11 +327,14 @@ class Player:
             table = bindings(choice.world.actions) | table
         panes = [choice.describe() | {"chosen_steps": chosen.steps, "chosen_policy": chosen.policy} for choice, chosen in self._matched]
         rate, starts = self._matched[0][0].world.content_rate, list(self._starts())
-        await self._tell({"type": "ready", "panes": panes, "rate": rate, "bindings": table, "starts": starts, "picture": picture})
+        prompts = next((book.describe() for book in self._books if book is not None), None)
+        told = {"bindings": table, "starts": starts, "picture": picture, "prompts": prompts}
+        await self._tell({"type": "ready", "panes": panes, "rate": rate, **told})
 
     async def _tell_state(self) -> None:
         recording = self._recording is not None
-        await self._tell({"type": "state", "paused": self._paused, "recording": recording, "start": self._start, "seed": self._seed})
+        where = {"start": self._start, "seed": self._seed, "prompt": self._prompt}
+        await self._tell({"type": "state", "paused": self._paused, "recording": recording, **where})
 
     async def _tell_strips(self, strips: tuple[Strip, ...]) -> None:
         await self._connection.send_text(self._strip_mail.message(strips, time.monotonic(), self._outbox.sent))

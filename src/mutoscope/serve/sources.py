@@ -12,7 +12,7 @@ from mutoscope.serve.scheduler import Durations
 from mutoscope.serve.strip import Strip, Thumbnails
 
 if TYPE_CHECKING:
-    from mutoscope.rollout.session import Session
+    from mutoscope.rollout.session import PromptSwitch, Session
 
 
 class PaneSource(Protocol):
@@ -44,6 +44,10 @@ class PaneSource(Protocol):
 
     def step(self, action: np.ndarray) -> np.ndarray:
         """One step under float32 `[dim]`; uint8 `[stride, height, width, 3]`."""
+        ...
+
+    def say(self, words: Any, switch: "PromptSwitch") -> None:
+        """Be told what to show, as the prompts of its choice embed it; only where that has some."""
         ...
 
     def commit(self) -> None:
@@ -96,6 +100,10 @@ class LearnedSource:
         if len(self._thumbnails) > 2 * most_frames(store):
             self._thumbnails.keep(slot_contents(store), shelved_frames(store))
         return pixels
+
+    def say(self, words: Any, switch: "PromptSwitch") -> None:
+        """Another prompt's embedding, from the next frame on."""
+        self._session.say(words, switch)
 
     def commit(self) -> None:
         """Write the last frame into memory."""
@@ -155,6 +163,10 @@ class RealSource:
         frame, _ = self._environment.reset(seed=self._seed)
         return np.asarray(frame, np.uint8)
 
+    def say(self, words: Any, switch: "PromptSwitch") -> None:
+        """The real world cannot be told what to be."""
+        raise ConfigError(f"the real world '{self.world.name}' is not told in words what to show")
+
     def commit(self) -> None:
         """The real world remembers by itself."""
 
@@ -178,6 +190,7 @@ class FakeSource:
         self.world = WorldSpec("fake", height, width, rate, self.ACTIONS)
         self.stride, self._speed, self._side = stride, speed, side
         self.commits, self.memory_bytes, self.memory_ms, self.closed = 0, 0, 0.0, False
+        self.said: list[tuple[Any, PromptSwitch]] = []
         self.reset(0, 0)
 
     def reset(self, start: int | None, seed: int | None) -> np.ndarray:
@@ -203,6 +216,10 @@ class FakeSource:
         frame[:] = self.BACKGROUND
         frame[self.y : self.y + self._side, self.x : self.x + self._side] = self.SQUARE
         return frame
+
+    def say(self, words: Any, switch: "PromptSwitch") -> None:
+        """Note what was said."""
+        self.said.append((words, switch))
 
     def commit(self) -> None:
         """Count the call."""

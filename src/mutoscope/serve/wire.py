@@ -27,8 +27,11 @@ MAX_NUMBER = 2**32 - 1
 MAX_HELD = 16
 MAX_NAME = 64
 MAX_MESSAGE = 16 * 1024
+MAX_PROMPT = 2000
 
 PictureFormat = Literal["h264", "jpeg"]
+Switch = Literal["recommit", "keep", "cut"]
+"""What a new prompt does to the past: memory is written again under it, stays as it is, or is forgotten (a cut)."""
 
 
 class WireError(MutoscopeError):
@@ -64,8 +67,10 @@ class Open:
     start: int | None = None
     seed: int | None = None
     picture: PictureFormat = "jpeg"
+    prompt: str | None = None
 
     def __post_init__(self) -> None:
+        _check_prompt("-" if self.prompt is None else self.prompt)
         if not 1 <= len(self.panes) <= MAX_PANES:
             raise ConfigError(f"{len(self.panes)} panes were asked for; allowed: 1 to {MAX_PANES}")
         _check_number(self.start, "start")
@@ -130,7 +135,18 @@ class Picture:
     format: PictureFormat
 
 
-Message = Open | Input | Ack | Reset | Pause | Record | Picture
+@dataclass(frozen=True)
+class Say:
+    """Show what these words say, from the next frame on that can know them."""
+
+    text: str
+    switch: Switch = "recommit"
+
+    def __post_init__(self) -> None:
+        _check_prompt(self.text)
+
+
+Message = Open | Input | Ack | Reset | Pause | Record | Picture | Say
 MESSAGES: dict[str, type[Message]] = {
     "open": Open,
     "input": Input,
@@ -139,6 +155,7 @@ MESSAGES: dict[str, type[Message]] = {
     "pause": Pause,
     "record": Record,
     "picture": Picture,
+    "say": Say,
 }
 
 
@@ -205,6 +222,11 @@ def error_message(text: str) -> str:
 def _check_number(value: int | None, name: str) -> None:
     if value is not None and not 0 <= value <= MAX_NUMBER:
         raise ConfigError(f"{name} is outside 0 to {MAX_NUMBER}")
+
+
+def _check_prompt(text: str) -> None:
+    if not text.strip() or len(text) > MAX_PROMPT:
+        raise ConfigError(f"a prompt has 1 to {MAX_PROMPT} characters that are no blanks, not {len(text)}")
 
 
 def _check_name(name: str) -> None:

@@ -6,6 +6,9 @@ const PLACES = {
 };
 const GLYPHS = { ArrowUp: "\u2191", ArrowLeft: "\u2190", ArrowDown: "\u2193", ArrowRight: "\u2192", Space: "space" };
 
+// Letters that go into a text field are no keys of the world.
+export const isTyped = (event) => event.target instanceof HTMLInputElement;
+
 export class Keys {
   // `onChange(id, held)` sends; `onPress(id, timeStamp)` measures; both are called in that order.
   constructor(pads, onChange, onPress) {
@@ -59,7 +62,7 @@ export class Keys {
   }
 
   keydown(event) {
-    if (!(event.code in this.bindings) || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!(event.code in this.bindings) || event.ctrlKey || event.metaKey || event.altKey || isTyped(event)) return;
     event.preventDefault();
     if (!event.repeat) this.press(event.code, event);
   }

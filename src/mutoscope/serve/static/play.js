@@ -1,6 +1,6 @@
 // The page: chooses worlds, draws them, sends keys, shows figures. No build step, no dependencies.
 
-import { Keys } from "./keys.js";
+import { Keys, isTyped } from "./keys.js";
 import { Meter, quantile } from "./meter.js";
 import { Screens } from "./screen.js";
 import { Strip, amount } from "./strip.js";
@@ -11,7 +11,7 @@ const part = (id) => document.getElementById(id);
 const catalogue = await (await fetch("/api/worlds")).json();
 const choices = new Map(catalogue.choices.map((choice) => [choice.id, choice]));
 const meter = new Meter(Number(new URLSearchParams(location.search).get("keep")) || undefined);
-const state = { panes: catalogue.panes, picture: await bestPictureFormat(), paused: false, recording: false, start: null, seed: null };
+const state = { panes: catalogue.panes, picture: await bestPictureFormat(), paused: false, recording: false, start: null, seed: null, prompt: null };
 const counts = { received: 0, complete: 0, generated: 0, dropped: 0, errors: 0 };
 let stats = {};
 let screens = null;
@@ -43,7 +43,7 @@ const RECEIVERS = {
   stats: (message) => { stats = message; },
   memory: (message) => memoryOf(message).forEach((memory, index) => strips[index]?.update(memory)),
   recording: download,
-  error: (message) => { counts.errors += 1; toast(message.message); },
+  error: (message) => { counts.errors += 1; part("words").classList.remove("said"); toast(message.message); },
 };
 
 function receive(message) {
@@ -74,7 +74,7 @@ function broken(error) {
 function openPanes(start = state.start, seed = state.seed) {
   document.body.classList.add("waiting");
   meter.interrupt();
-  link.send({ type: "open", panes: state.panes, start, seed, picture: state.picture });
+  link.send({ type: "open", panes: state.panes, start, seed, picture: state.picture, prompt: state.prompt });
 }
 
 function reset() {
@@ -83,11 +83,19 @@ function reset() {
   link.send({ type: "reset", start: chosen === "" ? null : Number(chosen) });
 }
 
+function say(how) {
+  const text = part("prompt").value.trim();
+  if (!text) return;
+  part("prompt").blur();
+  part("words").classList.add("said");
+  link.send({ type: "say", text, switch: how });
+}
+
 const pause = (paused) => link.send({ type: "pause", paused });
 
 // Panes.
 
-function buildPanes({ panes, bindings, starts }) {
+function buildPanes({ panes, bindings, starts, prompts }) {
   screens?.close();
   document.body.classList.remove("waiting");
   strips = panes.map(() => new Strip());
@@ -103,6 +111,8 @@ function buildPanes({ panes, bindings, starts }) {
   part("start").replaceChildren(...options);
   if (options.some(({ value }) => value === before)) part("start").value = before;
   part("start-label").hidden = !starts.length;
+  part("words").hidden = !prompts;
+  part("prompts").replaceChildren(...(prompts?.known ?? []).map((text) => option(text, text)));
   // Keys that are held while the panes change stay held.
   keys.changed();
 }
@@ -177,7 +187,9 @@ function option(value, label) {
 // State and figures.
 
 function applyState(message) {
-  Object.assign(state, { paused: message.paused, recording: message.recording, start: message.start, seed: message.seed });
+  Object.assign(state, { paused: message.paused, recording: message.recording, start: message.start, seed: message.seed, prompt: message.prompt });
+  if (message.prompt !== null && document.activeElement !== part("prompt")) part("prompt").value = message.prompt;
+  part("words").classList.remove("said");
   document.body.classList.toggle("paused", state.paused);
   document.body.classList.toggle("recording", state.recording);
   part("pause").textContent = state.paused ? "Play on" : "Pause";
@@ -223,9 +235,12 @@ part("reset").onclick = reset;
 part("start").onchange = () => { part("start").blur(); reset(); };
 part("record").onclick = () => link.send({ type: "record", recording: !state.recording });
 part("add").onclick = addPane;
+part("words").onsubmit = (event) => { event.preventDefault(); say("recommit"); };
+part("keep").onclick = () => say("keep");
+part("cut").onclick = () => say("cut");
 addEventListener("click", (event) => event.target.closest("button")?.blur());
 addEventListener("keydown", (event) => {
-  if (event.repeat || event.ctrlKey || event.metaKey || event.altKey || event.code in keys.bindings) return;
+  if (event.repeat || event.ctrlKey || event.metaKey || event.altKey || event.code in keys.bindings || isTyped(event)) return;
   if (event.code === "KeyP") pause(!state.paused);
   if (event.code === "KeyR") reset();
 });
