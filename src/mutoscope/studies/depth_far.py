@@ -1,0 +1,81 @@
+"""Recall far beyond the training clips, by depth: what `mutoscope recall` measured of the study's checkpoints, paired by seed.
+
+Inside a clip the memories that remember stand at their ceiling, where a small loss cannot show. Far beyond it they do not.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from mutoscope.core.errors import DataError
+from mutoscope.core.files import read_json
+from mutoscope.studies.depth_memory import NAMES, Piece
+from mutoscope.studies.effects import Effect, effect, paired_effect
+
+FAR = "far"
+DEPTH_OF = {"autoregressive": "teacher", "consistency": "consistency", "matching-4": "4", "matching-2": "2", "matching-1": "1"}
+Far = dict[tuple[str, str, int], dict[int, float]]
+"""Share of landmark tiles that are right by (memory, depth, away) and seed."""
+
+
+def read_far(folder: Path) -> Far:
+    """Every recall.json under `folder/far`; a checkpoint that is none of the study's is a DataError."""
+    found: Far = {}
+    for file in sorted((folder / FAR).glob("**/recall.json")):
+        plain = read_json(file)
+        places = {candidate["label"]: _place(candidate["checkpoint"], file) for candidate in plain["candidates"]}
+        for row in plain["rows"]:
+            if row["label"] in places:
+                memory, depth, seed = places[row["label"]]
+                found.setdefault((memory, depth, row["away"]), {})[seed] = float(row["identity"]["value"])
+    return found
+
+
+def _place(checkpoint: str, file: Path) -> tuple[str, str, int]:
+    """Memory, depth and seed of `.../seed-3/window+fast-weights/matching-2/checkpoint`."""
+    seed, slug, stage, _ = Path(checkpoint).parts[-4:]
+    memory = next((name for name in NAMES if Piece(name, 0).slug == slug), None)
+    if memory is None or stage not in DEPTH_OF or not seed.removeprefix("seed-").isdigit():
+        raise DataError(f"{file} measured {checkpoint}, which is no checkpoint of this study; move the file elsewhere")
+    return memory, DEPTH_OF[stage], int(seed.removeprefix("seed-"))
+
+
+def far_effects(far: Far) -> dict[tuple[str, str, int], Effect]:
+    """What each depth recalls less than its teacher, paired by seed (negative: more)."""
+    found = {}
+    for (memory, depth, away), own in far.items():
+        loss = paired_effect(far.get((memory, "teacher", away), {}), own)
+        if depth != "teacher" and loss is not None:
+            found[memory, depth, away] = loss
+    return found
+
+
+def far_table(far: Far, names: dict[str, str]) -> str:
+    """A line per memory and depth, two columns per distance: recall by seed, and the loss from the teacher. `names` are the depths'."""
+    distances = sorted({away for _, _, away in far})
+    heads = [f"k = {away}, seeds | mean | loss from teacher" for away in distances]
+    lines = [f"| memory | depth | {' | '.join(heads)} |", "| --- | --- |" + " --- |" * (3 * len(distances))]
+    losses = far_effects(far)
+    for memory in NAMES:
+        for depth, name in names.items():
+            cells = [_cells(far.get((memory, depth, away), {}), losses.get((memory, depth, away))) for away in distances]
+            if any(cell != ("-", "-", "-") for cell in cells):
+                lines.append(f"| {memory} | {name} | {' | '.join(part for cell in cells for part in cell)} |")
+    return (
+        "\n".join(lines)
+        + "\n\nEvery episode is longer than a training clip. Each seed's recall, in the seeds' order; mean [95 % interval over seeds].\n"
+    )
+
+
+def _cells(seeds: dict[int, float], loss: Effect | None) -> tuple[str, str, str]:
+    if not seeds:
+        return "-", "-", "-"
+    each = " ".join(f"{seeds[seed]:.2f}" for seed in sorted(seeds))
+    found = effect(np.array(list(seeds.values())))
+    return each, _interval(found, ""), "-" if loss is None else _interval(loss, "+")
+
+
+def _interval(item: Effect, sign: str) -> str:
+    if item.seeds == 1:
+        return f"{item.mean:{sign}.2f}"
+    return f"{item.mean:{sign}.2f} [{item.low:{sign}.2f}, {item.high:{sign}.2f}]"

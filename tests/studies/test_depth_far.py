@@ -1,0 +1,47 @@
+"""Far recall of the study's checkpoints: read from their paths, paired by seed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mutoscope.core.errors import DataError
+from mutoscope.studies.depth_far import far_effects, far_table, read_far
+
+NAMES = {"teacher": "teacher", "2": "2 steps"}
+
+
+def measure(folder: Path, name: str, figures: dict[str, float], away: int = 512) -> None:
+    """A report of `mutoscope recall` over checkpoints (`seed-1/full/matching-2`), and a baseline that belongs to none."""
+    target = folder / "far" / name
+    target.mkdir(parents=True)
+    candidates = [{"label": path, "checkpoint": f"runs/depth-memory/{path}/checkpoint"} for path in figures]
+    rows = [{"label": label, "away": away, "identity": {"value": value}} for label, value in {**figures, "chance": 0.1}.items()]
+    (target / "recall.json").write_text(json.dumps({"candidates": candidates, "rows": rows}))
+
+
+def test_losses_are_paired_by_seed(tmp_path):
+    measure(tmp_path, "first", {"seed-0/fast-weights/autoregressive": 0.9, "seed-0/fast-weights/matching-2": 0.7})
+    measure(tmp_path, "second", {"seed-1/fast-weights/autoregressive": 0.5, "seed-1/fast-weights/matching-2": 0.3})
+    measure(tmp_path, "third", {"seed-2/fast-weights/matching-2": 0.0})
+    far = read_far(tmp_path)
+    assert far["fast-weights", "2", 512] == {0: 0.7, 1: 0.3, 2: 0.0}
+    (key, loss), *others = far_effects(far).items()
+    assert key == ("fast-weights", "2", 512) and not others
+    assert loss.seeds == 2 and loss.mean == pytest.approx(0.2) and loss.excludes_zero, "the seed without a teacher is left out"
+    table = far_table(far, NAMES)
+    assert "| fast-weights | 2 steps | 0.70 0.30 0.00 | 0.33 [" in table and "+0.20 [+0.20, +0.20] |" in table
+    assert "| fast-weights | teacher | 0.90 0.50 |" in table
+
+
+def test_names_of_memories_come_from_their_folders(tmp_path):
+    measure(tmp_path, "one", {"seed-3/window+fast-weights-last-pass/matching-1": 0.4})
+    assert read_far(tmp_path) == {("window+fast-weights, last pass", "1", 512): {3: 0.4}}
+    assert read_far(tmp_path / "nothing") == {}
+
+
+@pytest.mark.parametrize("path", ["seed-3/window+dreams/matching-1", "seed-3/full/matching-8", "run-3/full/matching-1"])
+def test_foreign_checkpoints_are_refused(tmp_path, path):
+    measure(tmp_path, "one", {path: 0.4})
+    with pytest.raises(DataError, match="no checkpoint of this study"):
+        read_far(tmp_path)
