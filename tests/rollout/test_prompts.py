@@ -41,7 +41,7 @@ def spoken(policy: PolicyConfig, chunk: int = 1) -> Checkpoint:
 def begun(policy: PolicyConfig, chunk: int = 1, says: int = 0, rows: int = 1) -> Session:
     """A session after its beginning from nothing under a prompt."""
     session = Session(spoken(policy, chunk), SessionConfig(2, 4, policy), rows)
-    session.say(prompt(says))
+    session.say(prompt(says), prompt(9))
     session.reset(0, 7)
     return session
 
@@ -59,7 +59,7 @@ def play(session: Session, chunks: int) -> Tensor:
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_a_world_begins_from_nothing(chunk):
     session = Session(spoken(Full(40), chunk), SessionConfig(2, 4, Full(40)))
-    session.say(prompt(0))
+    session.say(prompt(0), prompt(9))
     first = session.reset(0, 7)
     assert first.shape == (chunk, 12, 20, 3) and session.num_frames == chunk and session.generated_chunks == 1
     again, other = begun(Full(40), chunk), begun(Full(40), chunk, says=1)
@@ -78,16 +78,16 @@ def test_what_is_told_in_words_must_be_told():
         (torch.full((1, 3, 6), float("nan")), "NaN"),
     ]:
         with pytest.raises(ConfigError, match=words):
-            session.say(wrong)
+            session.say(wrong, prompt(9))
     with pytest.raises(ConfigError, match="takes no prompt"):
-        Session(tiny_checkpoint(), SessionConfig(2, 4, Window(4))).say(prompt(0))
+        Session(tiny_checkpoint(), SessionConfig(2, 4, Window(4))).say(prompt(0), prompt(9))
 
 
 def switched(policy: PolicyConfig, how: sessions.PromptSwitch, before: int = 5, chunk: int = 1) -> tuple[Session, Tensor]:
     """A session whose prompt changed after some frames, and all its latents from the second chunk on."""
     session = begun(policy, chunk)
     made = play(session, before)
-    session.say(prompt(1), how)
+    session.say(prompt(1), prompt(9), how)
     return session, torch.cat([made, play(session, 3)], dim=1)
 
 
@@ -113,7 +113,7 @@ def test_a_change_of_the_prompt_leaves_what_was_and_changes_what_comes(name, pol
 def speaks_only(session: Session, text: Tensor, frames: int) -> bool:
     """Whether the cache is that of a session whose last `frames` frames, and nothing before them, were committed under `text`."""
     fresh = Session(session.checkpoint, session.config)
-    fresh.say(text)
+    fresh.say(text, prompt(9))
     fresh._begin(session.seeds)
     chunks = [chunk for chunk in session.recent.chunks if chunk.start >= session.num_frames - frames]
     for chunk in chunks:
@@ -130,7 +130,7 @@ def speaks_only(session: Session, text: Tensor, frames: int) -> bool:
 def test_the_cache_speaks_the_new_prompt(policy):
     session = begun(policy)
     play(session, 10)
-    session.say(prompt(1))
+    session.say(prompt(1), prompt(9))
     assert speaks_only(session, prompt(1), 11 if isinstance(policy, Full) else policy.window)
 
 
@@ -138,7 +138,7 @@ def test_the_cache_speaks_the_new_prompt(policy):
 def test_the_cache_speaks_the_new_prompt_broken_twin_that_keeps_it(policy):
     session = begun(policy)
     play(session, 10)
-    session.say(prompt(1), "keep")
+    session.say(prompt(1), prompt(9), "keep")
     assert not speaks_only(session, prompt(1), 11 if isinstance(policy, Full) else policy.window)
 
 
@@ -147,7 +147,7 @@ def test_what_is_older_than_the_recommitted_frames_keeps_speaking_the_old_prompt
     play(session, 20)
     session.commit()
     before = session.store.keys.clone()
-    session.say(prompt(1))
+    session.say(prompt(1), prompt(9))
     ledger, changed = session.store.ledgers[0], set()
     for frame, slot in ledger.slot_of.items():
         if not torch.equal(session.store.keys[..., session.store.span(slot), :], before[..., session.store.span(slot), :]):
@@ -162,7 +162,7 @@ def test_a_learned_memory_is_not_told_twice(policy):
     session.commit()
     before = session.store.states.clone()
     waiting, values = session.store.waiting.clone(), session.store.waiting_values.clone()
-    session.say(prompt(1))
+    session.say(prompt(1), prompt(9))
     assert torch.equal(session.store.states, before)
     state = state_of(policy)
     assert state is not None
@@ -174,47 +174,47 @@ def test_a_learned_memory_is_not_told_twice(policy):
 def test_parking_right_after_a_switch_is_bit_exact(policy):
     session = begun(policy)
     play(session, 6)
-    session.say(prompt(1))
+    session.say(prompt(1), prompt(9))
     parked = session.snapshot()
     expected = play(session, 3)
     fresh = Session(session.checkpoint, session.config)
     fresh.restore(parked)
     assert torch.equal(play(fresh, 3), expected)
     session.restore(parked)
-    session.say(prompt(2))
+    session.say(prompt(2), prompt(9))
     told_again = play(session, 3)
     fresh.restore(parked)
-    fresh.say(prompt(2))
+    fresh.say(prompt(2), prompt(9))
     assert torch.equal(play(fresh, 3), told_again) and not torch.equal(told_again, expected)
 
 
-@pytest.mark.parametrize("forgotten", ["text", "recent"])
+@pytest.mark.parametrize("forgotten", ["prompt", "recent"])
 def test_parking_broken_twins_that_forget_what_was_said(forgotten):
     session = begun(Window(4))
     play(session, 6)
-    session.say(prompt(1))
+    session.say(prompt(1), prompt(9))
     parked = session.snapshot()
-    session.say(prompt(2))
+    session.say(prompt(2), prompt(9))
     expected = play(session, 2)
-    session.restore(replace(parked, **{forgotten: prompt(0).float() if forgotten == "text" else ()}))
+    session.restore(replace(parked, **{forgotten: begun(Window(4)).prompt if forgotten == "prompt" else ()}))
     if forgotten == "recent":
-        session.say(prompt(2))
+        session.say(prompt(2), prompt(9))
     assert not torch.equal(play(session, 2), expected)
 
 
 def test_rows_hear_prompts_of_their_own():
     batch = Session(spoken(Window(4)), SessionConfig(2, 4, Window(4)), rows=2)
-    batch.say(torch.cat([prompt(0), prompt(1)]))
+    batch.say(torch.cat([prompt(0), prompt(1)]), prompt(9))
     batch.reset(0, 7)
     both = play(batch, 3)
-    batch.say(torch.cat([prompt(1), prompt(1)]))
+    batch.say(torch.cat([prompt(1), prompt(1)]), prompt(9))
     after = play(batch, 2)
     alone = Session(spoken(Window(4)), SessionConfig(2, 4, Window(4)))
     for row in range(2):
-        alone.say(prompt(row))
+        alone.say(prompt(row), prompt(9))
         alone.reset_from_nothing(batch.seeds[row : row + 1])
         assert torch.allclose(play(alone, 3), both[row : row + 1], atol=1e-5)
-        alone.say(prompt(1))
+        alone.say(prompt(1), prompt(9))
         assert torch.allclose(play(alone, 2), after[row : row + 1], atol=1e-5)
 
 
@@ -229,7 +229,7 @@ def test_anchors_are_kept_from_the_switch_on():
 
 def test_an_image_is_the_first_frame():
     session = Session(spoken(Window(4)), SessionConfig(2, 4, Window(4)))
-    session.say(prompt(0))
+    session.say(prompt(0), prompt(9))
     image = np.full((1, 1, 12, 20, 3), 200, np.uint8)
     session.reset_from(image, np.zeros((1, 1, 0)), np.zeros((1, 1), bool), (3,))
     seen = play(session, 1)

@@ -107,12 +107,14 @@ def data_paths(options: Options, folder: Path) -> tuple[Path, Path]:
 
 def prepare_data(options: Options, configuration: RunConfig, folder: Path) -> None:
     """Record the recipe's own data where none was given."""
-    from mutoscope.commands.recording import record_recipe
+    from mutoscope.commands.recording import embed_captions, record_recipe
 
     if (options.data is None) != (options.held_out is None):
         raise ConfigError("--data and --held-out belong together: give both, or neither to record the recipe's own")
     if options.data is None:
         record_recipe(configuration.data, folder / "data")
+    if configuration.text != "none":
+        embed_captions(configuration.text, configuration.data.world, data_paths(options, folder))
 
 
 def read_recipe(name: str, changes: tuple[str, ...]) -> RunConfig:

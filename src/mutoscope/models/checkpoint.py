@@ -4,9 +4,11 @@ manifest.json        who made it, from what, and how it wants to be used
 model.safetensors    the raw weights; average.safetensors their exponential moving average, which is played
 codec.safetensors    the codec's weights and latent statistics; an imported Wan model may come without
 starts.safetensors   (optional) real context clips: frames uint8, actions float32
+prompts/             (with text) embeddings of the prompts that it learned, and of the negative one: no text encoder is needed to play
 """
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -23,6 +25,8 @@ from mutoscope.core.world import Beginning, WorldSpec
 from mutoscope.memory.policy import PolicyConfig
 from mutoscope.models.codec import ConvCodec, ConvCodecConfig
 from mutoscope.models.fitting import misfits, shortened
+from mutoscope.models.text_cache import INDEX, PromptCache, open_cache
+from mutoscope.models.text_config import TextConfig
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
 from mutoscope.models.wan_codec import WanCodec, wan_codec
 from mutoscope.models.wan_config import WanCodecConfig
@@ -30,6 +34,7 @@ from mutoscope.models.wan_config import WanCodecConfig
 CodecConfig = ConvCodecConfig | WanCodecConfig
 LoadedCodec = ConvCodec | WanCodec
 FORMAT_VERSION = 1
+PROMPTS = "prompts"
 Module = TypeVar("Module", bound=nn.Module)
 StageName = Literal["codec", "bidirectional", "autoregressive", "ode", "consistency", "matching"]
 
@@ -64,6 +69,7 @@ class CheckpointManifest:
     memory_modules: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
     beginning: Beginning = "real frames"
+    text: Literal["none"] | TextConfig = "none"
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,18 @@ class Checkpoint:
     def hash(self) -> str:
         """Names these weights in the manifests of their children."""
         return hash_file(self.path / "average.safetensors")[:16]
+
+    @property
+    def prompts(self) -> PromptCache:
+        """The embeddings that lie beside these weights."""
+        return open_cache(self.path / PROMPTS)
+
+    def told(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The prompts' embeddings and the negative one's, each `[prompt or 1, token, text_dim]`."""
+        text = self.manifest.text
+        if text == "none":
+            raise CheckpointError(f"{self.path} is not told in words what to show: it takes no prompts")
+        return self.prompts.embeddings(prompts), self.prompts.embeddings([text.negative])
 
 
 def save_checkpoint(
@@ -229,4 +247,7 @@ def export_checkpoint(source: Path, target: Path) -> None:
         write_bytes(target / f"{name}.safetensors", save(tensors))
     if (source / "starts.safetensors").is_file():
         shutil.copyfile(source / "starts.safetensors", target / "starts.safetensors")
+    if (source / PROMPTS / INDEX).is_file():
+        cache = open_cache(source / PROMPTS)
+        cache.copy(target / PROMPTS, cache.prompts)
     write_json(target / "manifest.json", to_plain(manifest))

@@ -15,7 +15,7 @@ from mutoscope.core.world import WorldSpec
 from mutoscope.memory.policy import PolicyConfig
 from mutoscope.models.checkpoint import Checkpoint, CheckpointManifest
 from mutoscope.models.codec import Codec, CodecState, move_state, state_bytes, to_frames, to_model_pixels
-from mutoscope.models.conditions import Conditions, action_conditions, clip_conditions
+from mutoscope.models.conditions import Conditions, ReadText, Text, action_conditions, clip_conditions
 from mutoscope.noise.schedule import few_step_levels, uniform_grid
 from mutoscope.rollout.executor import Executor, Planner, drive
 from mutoscope.rollout.planner import ChunkJob, Trace, commit_chunk, euler_chunk, few_step_chunk, recommit_chunk, row_groups, row_jobs
@@ -66,7 +66,7 @@ class SessionState:
     generated_chunks: int
     seeds: tuple[int, ...]
     travel: Tensor
-    text: Tensor
+    prompt: tuple[Text, Text]
     recent: tuple[RecentChunk, ...]
 
 
@@ -95,8 +95,9 @@ class Session:
         self.pending: Tensor | None = None
         self.pending_conditions: Conditions | None = None
         self.codec_state: CodecState = self.codec.start_decoding(rows)
+        nothing = torch.zeros(rows, 0, model.config.text_dim, device=self.device)
+        self.prompt: tuple[Text, Text] = (nothing, nothing)
         self.travel = torch.zeros(rows, self.world.actions.dim, dtype=torch.float64, device=self.device)
-        self.text = torch.zeros(rows, 0, model.config.text_dim, device=self.device)
         self.recent = RecentChunks(RECOMMITTED_FRAMES if model.config.text_dim else 0)
 
     @property
@@ -174,21 +175,16 @@ class Session:
         return self.close_chunk(torch.cat(drive(self.executor, self._plan_chunk())))
 
     @torch.inference_mode()
-    def say(self, text: Tensor, switch: PromptSwitch = "recommit") -> None:
-        """From the next frame on, show what a prompt's embedding `[row or 1, token, text_dim]` says.
+    def say(self, text: Tensor, negative: Tensor, switch: PromptSwitch = "recommit") -> None:
+        """From the next frame on, show what a prompt's embedding `[row or 1, token, text_dim]` says; guidance's null is the negative one.
 
+        Every layer's keys and values of the text are made here, once.
         In mid-stream, with "recommit", the newest frames that the memory still holds, at most RECOMMITTED_FRAMES, are committed once
         more under it, oldest first, each given those before it (LongLive, 2509.22622). What a learned memory has taken in stays.
         """
-        width = self.checkpoint.model.config.text_dim
-        if not width:
-            raise ConfigError("this world is not told in words what to show: its model takes no prompt")
-        if text.ndim != 3 or text.shape[0] not in (1, self.rows) or not text.shape[1] or text.shape[2] != width:
-            raise ConfigError(f"a prompt's embedding is {tuple(text.shape)}; it must be [1 or {self.rows}, token, {width}]")
-        if not torch.isfinite(text).all():
-            raise ConfigError("a prompt's embedding holds NaN or infinity; embed the prompt again")
+        read = self._read(text), self._read(negative)
         self.commit()
-        self.text = text.to(self.device, torch.float32).expand(self.rows, -1, -1).clone()
+        self.prompt = read
         if self.num_frames:
             for part in self.store.parts:
                 for ledger in part.ledgers:
@@ -247,7 +243,7 @@ class Session:
             self.generated_chunks,
             self.seeds,
             self.travel,
-            self.text,
+            self.prompt,
             self.recent.chunks,
         )
 
@@ -257,7 +253,7 @@ class Session:
         self.pending = None if state.pending is None else state.pending.clone()
         self.pending_conditions, self.codec_state = state.pending_conditions, move_state(state.codec_state, self.device)
         self.num_frames, self.generated_chunks, self.seeds = state.num_frames, state.generated_chunks, state.seeds
-        self.travel, self.text, self.recent.chunks = state.travel, state.text, state.recent
+        self.travel, self.prompt, self.recent.chunks = state.travel, state.prompt, state.recent
 
     def _begin(self, seeds: tuple[int, ...]) -> None:
         if len(seeds) != self.rows:
@@ -265,7 +261,7 @@ class Session:
         for row in range(self.rows):
             self.store.clear(row)
         self.seeds, self.num_frames, self.generated_chunks = seeds, 0, 0
-        if self.checkpoint.model.config.text_dim and not self.text.shape[1]:
+        if self.checkpoint.model.config.text_dim and not isinstance(self.prompt[0], ReadText):
             raise ConfigError("this world is told in words what to show: say a prompt first (Session.say)")
         self.pending = self.pending_conditions = None
         self.recent.chunks = ()
@@ -281,6 +277,17 @@ class Session:
         drive(self.executor, [commit_chunk(self.store, rows, latents[rows], conditions.rows(rows), kind) for rows in self.groups])
         self.recent.add(RecentChunk(start, latents, conditions))
 
+    def _read(self, text: Tensor) -> Text:
+        """A prompt as all layers read it, for every row."""
+        model, width = self.checkpoint.model, self.checkpoint.model.config.text_dim
+        if not width:
+            raise ConfigError("this world is not told in words what to show: its model takes no prompt")
+        if text.ndim != 3 or text.shape[0] not in (1, self.rows) or not text.shape[1] or text.shape[2] != width:
+            raise ConfigError(f"a prompt's embedding is {tuple(text.shape)}; it must be [1 or {self.rows}, token, {width}]")
+        if not torch.isfinite(text).all():
+            raise ConfigError("a prompt's embedding holds NaN or infinity; embed the prompt again")
+        return model.read_text(text.to(self.device, torch.float32).expand(self.rows, -1, -1))
+
     def _recommit(self) -> None:
         """Write the newest frames into memory again, under the prompt that holds now."""
         self.recent.chunks = tuple(replace(chunk, conditions=self._told(chunk.conditions)) for chunk in self.recent.chunks)
@@ -293,7 +300,7 @@ class Session:
         return self._told(action_conditions(tensor, torch.from_numpy(np.array(known, dtype=bool)).to(self.device), self.travel))
 
     def _told(self, conditions: Conditions) -> Conditions:
-        return replace(conditions, text=self.text) if self.checkpoint.model.config.text_dim else conditions
+        return conditions.told(*self.prompt) if self.checkpoint.model.config.text_dim else conditions
 
     def _noise(self, frame: int, draw: int) -> Tensor:
         latent = self.codec.latent

@@ -102,8 +102,9 @@ class LearnedSource:
         return pixels
 
     def say(self, words: Any, switch: "PromptSwitch") -> None:
-        """Another prompt's embedding, from the next frame on."""
-        self._session.say(words, switch)
+        """Embeddings of another prompt and of the negative one, from the next frame on."""
+        text, negative = words
+        self._session.say(text, negative, switch)
 
     def commit(self) -> None:
         """Write the last frame into memory."""

@@ -4,6 +4,7 @@ Run folder:
     run.json, environment.json, README.md     what this run is
     data/train, data/held-out                 recorded clips (or links that were given)
     latents/                                  the training clips, encoded
+    prompts/                                  embeddings of the captions, where the model is told in words what to show
     <stage>/metrics.jsonl, curves.png, samples/, state/, checkpoint/
 """
 
@@ -21,6 +22,7 @@ from mutoscope.core.files import hash_file, read_json, write_bytes, write_json
 from mutoscope.core.provenance import provenance
 from mutoscope.core.streams import derive_seed, stream
 from mutoscope.data.batches import ClipSampler
+from mutoscope.data.captions import PROMPTS
 from mutoscope.data.clips import ClipDataset, open_dataset
 from mutoscope.memory.kinds import state_name
 from mutoscope.memory.policy import Full
@@ -38,6 +40,7 @@ from mutoscope.models.checkpoint import (
     save_checkpoint,
 )
 from mutoscope.models.codec import ConvCodec, ConvCodecConfig, to_model_pixels
+from mutoscope.models.text_cache import open_cache
 from mutoscope.models.transformer import VideoTransformer
 from mutoscope.train.build import build_stage, recall_of, stage_figures, transformer_config
 from mutoscope.train.config import (
@@ -54,6 +57,7 @@ from mutoscope.train.config import (
 from mutoscope.train.loop import LoopPlan, run_loop
 from mutoscope.train.parallel import Workers
 from mutoscope.train.pictures import draw_average, draw_samples, sample_frames
+from mutoscope.train.prompts import CachedPrompts, NoPrompts, Prompts, gather_prompts, prompts_identity
 from mutoscope.train.sources import ClipSource, encode_dataset
 from mutoscope.train.stages.codec import measure_latents
 
@@ -83,9 +87,15 @@ class Chain:
         run = replace(self.run, stages=(), name="")
         if isinstance(stage, BidirectionalStage):  # whole clips: neither memory nor chunks matter to it
             run = replace(run, memory=Full(run.clip_frames), chunk_frames=1)
-        base = run, shards
+        base = (run, shards) if run.text == "none" else (run, shards, prompts_identity(self.folder, run.text, self.train_data))
         ancestry = [self.stage_identity(parent) for parent in (*map(self.run.stage, parents(stage)), self.codec_stage)]
         return config_hash((base, stage, tuple(ancestry)))
+
+    @property
+    def prompts(self) -> Prompts:
+        """What its clips are told in words."""
+        text = self.run.text
+        return NoPrompts() if text == "none" else CachedPrompts(open_cache(self.folder / PROMPTS), text.negative)
 
     @property
     def codec_stage(self) -> CodecStage:
@@ -102,6 +112,9 @@ def open_chain(run: RunConfig, folder: Path, data: Path, held_out: Path, workers
         if replace(before, stages=()) != replace(run, stages=()):
             raise ConfigError(f"{folder} holds another run ('{before.name}'); give another folder, or delete it")
     chain = Chain(run, folder, open_dataset(data), open_dataset(held_out), workers)
+    if run.text != "none" and workers.leads:
+        gather_prompts(folder, run.text, run.model.text_dim, (chain.train_data, chain.held_out))
+    workers.wait()
     check_data(chain)
     if workers.leads:
         write_json(folder / "run.json", to_plain(run))
@@ -116,6 +129,10 @@ def check_trainable(run: RunConfig) -> None:
         raise ConfigError(
             f"'{run.name}' is built on published weights, which can be imported and exported, but not trained on yet; "
             "recipes that can be trained begin with a codec of their own, such as scroll or doom"
+        )
+    if (run.model.text_dim > 0) != (run.text != "none"):
+        raise ConfigError(
+            f"'{run.name}' has prompts ({run.text}) and a model of text_dim {run.model.text_dim}; give both, or text 'none' and text_dim 0"
         )
 
 
@@ -200,7 +217,7 @@ def train_stage(chain: Chain, stage: LearningStage) -> None:
     codec_manifest, codec = load_codec(chain.checkpoint_path(chain.codec_stage.name), chain.workers.device)
     latents = prepare_latents(chain, codec)
     seed, frames = derive_seed(chain.run.seed, stage.name), chain.run.frames_read(stage)
-    source = ClipSource(latents, "latents", frames, stage.update, seed, chain.workers)
+    source = ClipSource(latents, "latents", frames, stage.update, seed, chain.workers, chain.prompts)
     inputs = {name: load_parent(chain, name) for name in parents(stage)}
     run_stage = build_stage(chain.run, stage, inputs, fresh_model(chain, stage, codec), source)
     run_loop(run_stage, source, plan, chain.workers, lambda update: draw_samples(chain, stage, run_stage, codec, update))
@@ -212,6 +229,7 @@ def train_stage(chain: Chain, stage: LearningStage) -> None:
         save_checkpoint(
             chain.checkpoint_path(stage.name), manifest, model=learner.module, average=learner.average, codec=codec, starts=starts
         )
+        chain.prompts.keep(chain.checkpoint_path(stage.name))
     chain.workers.wait()
 
 
@@ -226,6 +244,7 @@ def average_students(chain: Chain, stage: AverageStage) -> None:
     mean = mean_model([student.model for student in inputs.values()])
     draw_average(chain, stage, mean, codec)
     save_checkpoint(chain.checkpoint_path(stage.name), manifest, model=None, average=mean, codec=codec, starts=draw_starts(chain))
+    chain.prompts.keep(chain.checkpoint_path(stage.name))
 
 
 def mean_model(models: Sequence[VideoTransformer]) -> VideoTransformer:
@@ -328,7 +347,15 @@ def stage_manifest(chain: Chain, stage: StageConfig, codec: CodecConfig, inputs:
         latent_std=() if before is None else before.latent_std,
         memory_modules=memory_modules(run, stage),
         beginning=run.beginning,
+        conditions=told_by(chain),
+        text=run.text,
     )
+
+
+def told_by(chain: Chain) -> tuple[str, ...]:
+    """What the model is told: actions, text, or both."""
+    told = (("actions", chain.train_data.world.actions.dim > 0), ("text", chain.run.text != "none"))
+    return tuple(name for name, there in told if there)
 
 
 def memory_modules(run: RunConfig, stage: StageConfig) -> tuple[str, ...]:
@@ -342,6 +369,16 @@ def memory_modules(run: RunConfig, stage: StageConfig) -> tuple[str, ...]:
     return (f"{state_name(recall)}: {taught}{source}",)
 
 
+def episode_begins(dataset: ClipDataset, frames: int) -> np.ndarray:
+    """The windows of `frames` frames that begin the first NUM_STARTS episodes, over again where there are fewer.
+
+    Where words say what to show, a clip from the middle would show it already.
+    """
+    lengths = np.maximum([episode.num_frames - frames + 1 for episode in dataset.episodes], 0)
+    begins = (lengths.cumsum() - lengths)[lengths > 0]
+    return np.resize(begins, NUM_STARTS)
+
+
 def draw_starts(chain: Chain) -> Starts:
     """Real held-out clips that play can begin from."""
     sampler = ClipSampler(
@@ -351,7 +388,7 @@ def draw_starts(chain: Chain) -> Starts:
         seed=derive_seed(chain.run.seed, "starts"),
         arrays=("frames", "actions"),
     )
-    batch = sampler.batch(0)
+    batch = sampler.batch(0) if chain.run.text == "none" else sampler.windows(episode_begins(chain.held_out, START_FRAMES))
     stops = batch.starts + START_FRAMES
     ways = np.zeros((NUM_STARTS, stops.max() - 1, chain.held_out.world.actions.dim), np.float32)
     for way, episode, stop in zip(ways, batch.episodes, stops, strict=True):

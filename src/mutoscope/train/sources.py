@@ -19,11 +19,12 @@ from mutoscope.models.conditions import Conditions, clip_conditions
 from mutoscope.train.batch import ClipBatch, Draws
 from mutoscope.train.config import UpdateConfig
 from mutoscope.train.parallel import Workers
+from mutoscope.train.prompts import NoPrompts, Prompts
 
 
 @dataclass
 class ClipSource:
-    """Random clip windows as model input. `array` is "frames" (pixels) or "latents"."""
+    """Random clip windows as model input. `array` is "frames" (pixels) or "latents"; `prompts` say in words what the clips show."""
 
     dataset: ClipDataset
     array: str
@@ -31,6 +32,7 @@ class ClipSource:
     config: UpdateConfig
     seed: int
     workers: Workers
+    prompts: Prompts = NoPrompts()
 
     def __post_init__(self) -> None:
         parts = self.workers.world_size * self.config.accumulate
@@ -59,7 +61,10 @@ class ClipSource:
             Draws(derive_seed(self.seed, f"draws/{name}"), step, samples, self.workers.device)
             for name, step in ((turn, update), (reader, number))
         )
-        return ClipBatch(*clip_tensors(sampler.batch(number), self.array, self.workers.device), draws, clip_draws)
+        batch = sampler.batch(number)
+        clean, conditions = clip_tensors(batch, self.array, self.workers.device)
+        conditions = self.prompts.tell(conditions, self.dataset.captions_of(batch.episodes))
+        return ClipBatch(clean, conditions, draws, clip_draws)
 
 
 def clip_tensors(batch: Batch, array: str, device: torch.device) -> tuple[Tensor, Conditions]:
