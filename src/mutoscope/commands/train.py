@@ -55,12 +55,11 @@ class Options:
 
 def run(options: Options) -> int:
     """Record what is missing, then train the chain."""
-    from mutoscope.train.chain import check_trainable, open_chain, train_chain
+    from mutoscope.train.chain import open_chain, train_chain
     from mutoscope.train.loop import Interrupted
     from mutoscope.train.parallel import start_workers
 
     configuration = read_recipe(options.recipe, options.set)
-    check_trainable(configuration)
     folder = options.output or Path("runs") / configuration.name
     workers = start_workers(options.device)
     if workers.leads:
@@ -106,11 +105,17 @@ def data_paths(options: Options, folder: Path) -> tuple[Path, Path]:
 
 
 def prepare_data(options: Options, configuration: RunConfig, folder: Path) -> None:
-    """Record the recipe's own data where none was given."""
+    """Record the recipe's own data where none was given; there is none where the teacher's weights are published."""
     from mutoscope.commands.recording import record_recipe
+    from mutoscope.models.wan_config import WanCodecConfig
 
     if (options.data is None) != (options.held_out is None):
         raise ConfigError("--data and --held-out belong together: give both, or neither to record the recipe's own")
+    if options.data is None and isinstance(configuration.codec, WanCodecConfig):
+        raise ConfigError(
+            f"'{configuration.name}' is trained on clips of your own: make them ready with 'mutoscope prepare', then give them "
+            "with --data and --held-out"
+        )
     if options.data is None:
         record_recipe(configuration.data, folder / "data")
 

@@ -30,6 +30,8 @@ from mutoscope.models.wan_config import WanCodecConfig
 CodecConfig = ConvCodecConfig | WanCodecConfig
 LoadedCodec = ConvCodec | WanCodec
 FORMAT_VERSION = 1
+# What `recipe_hash` begins with where the weights were imported; their own hash follows.
+IMPORTED = "imported:"
 Module = TypeVar("Module", bound=nn.Module)
 StageName = Literal["codec", "bidirectional", "autoregressive", "ode", "consistency", "matching"]
 
@@ -63,6 +65,11 @@ class CheckpointManifest:
     conditions: tuple[str, ...] = ("actions",)
     memory_modules: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
+
+    @property
+    def imported(self) -> bool:
+        """True if the weights came from elsewhere, and no recipe made them."""
+        return self.recipe_hash.startswith(IMPORTED)
 
 
 @dataclass(frozen=True)
