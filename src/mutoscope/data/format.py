@@ -5,6 +5,7 @@ A data set is a folder:
     manifest.json      DatasetManifest: world, seed, counts, named arrays, shards with size and hash
     episodes.jsonl     one Episode a line, in order
     shard-00000.safetensors ...   every array of a run of episodes, joined along the first axis
+    prompts/           embeddings of the episodes' captions, where there are captions (`mutoscope embed`)
 
 While it is being written the folder holds `recording.json` instead of `manifest.json`. Row k of every array belongs
 to pixel frame k, and row k of "actions" is the action that led to frame k; row 0 is "no action" (zeros).
@@ -56,7 +57,10 @@ class ShardSpec:
 
 @dataclass(frozen=True)
 class Episode:
-    """One line of the index: rows `offset .. offset + num_frames` of the file `shard`, made from `seed`."""
+    """One line of the index: rows `offset .. offset + num_frames` of the file `shard`, made from `seed`.
+
+    `caption` says in words what is shown; lines of episodes that have none leave it out.
+    """
 
     index: int
     num_frames: int
@@ -64,6 +68,7 @@ class Episode:
     offset: int
     seed: int = 0
     name: str = ""
+    caption: str = ""
 
 
 @dataclass(frozen=True)

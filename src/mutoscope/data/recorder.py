@@ -61,27 +61,27 @@ def record(
     return read_manifest(path)
 
 
-def record_episode(env: "gymnasium.Env", world: WorldSpec, options: RecordOptions, episode: int) -> tuple[dict[str, np.ndarray], int]:
-    """One episode as arrays `[num_frames, ...]` ("frames", "actions", and what `info` holds), and its seed."""
+def record_episode(env: "gymnasium.Env", world: WorldSpec, options: RecordOptions, episode: int) -> tuple[dict[str, np.ndarray], int, str]:
+    """One episode as arrays `[num_frames, ...]` ("frames", "actions", and those in `info`), its seed, and the caption that `reset` gave."""
     seed = derive_seed(options.seed, "episode", episode) % (1 << 31)
     policy = POLICIES[options.policy](world.actions, numpy_stream(options.seed, "policy", episode))
     image, info = env.reset(seed=seed)
-    rows = [_row(image, np.zeros(world.actions.dim, np.float32), info)]
+    rows, caption = [_row(image, np.zeros(world.actions.dim, np.float32), info)], str(info.get("caption", ""))
     while len(rows) < options.frames_per_episode:
         action = _next_action(policy, rows)
         image, _, terminated, truncated, info = env.step(world.actions.decode(action))
         rows.append(_row(image, action, info))
         if terminated or truncated:
             break
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}, seed
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}, seed, caption
 
 
 def _record_missing(env: "gymnasium.Env", writer: DatasetWriter, options: RecordOptions, progress: Progress | None) -> None:
     frames = options.frames_per_episode
     with progress or Progress(options.episodes * frames, "recording", done=writer.next_episode * frames) as bar:
         for episode in range(writer.next_episode, options.episodes):
-            arrays, seed = record_episode(env, writer.world, options, episode)
-            writer.add(arrays, seed=seed)
+            arrays, seed, caption = record_episode(env, writer.world, options, episode)
+            writer.add(arrays, seed=seed, caption=caption)
             bar.advance(frames)
 
 

@@ -61,13 +61,13 @@ class DatasetWriter:
         """Index of the episode that `add` will take next."""
         return len(self._episodes) + len(self._pending)
 
-    def add(self, arrays: dict[str, np.ndarray], *, seed: int = 0, name: str = "") -> None:
+    def add(self, arrays: dict[str, np.ndarray], *, seed: int = 0, name: str = "", caption: str = "") -> None:
         """Append one episode: arrays `[num_frames, ...]` of equal length; DataError on NaN or other arrays than before."""
         arrays = {key: np.ascontiguousarray(arrays[key]) for key in sorted(arrays)}
         num_frames = self._check(arrays)
         shard = self._shard_name()
         offset = sum(episode.num_frames for episode, _ in self._pending)
-        self._pending.append((Episode(self.next_episode, num_frames, shard, offset, seed, name), arrays))
+        self._pending.append((Episode(self.next_episode, num_frames, shard, offset, seed, name, caption), arrays))
         self._pending_bytes += sum(array.nbytes for array in arrays.values())
         if self._pending_bytes >= self._shard_bytes:
             self._flush()
@@ -148,8 +148,7 @@ class DatasetWriter:
         return f"shard-{len({episode.shard for episode in self._episodes}):05d}.safetensors"
 
     def _rewrite_index(self) -> None:
-        lines = [json.dumps({key: value for key, value in to_plain(episode).items() if key != "kind"}) for episode in self._episodes]
-        write_bytes(self.path / INDEX, "".join(line + "\n" for line in lines).encode())
+        write_bytes(self.path / INDEX, "".join(_index_line(episode) + "\n" for episode in self._episodes).encode())
 
     def _array_specs(self) -> tuple[ArraySpec, ...]:
         return tuple(
@@ -159,6 +158,12 @@ class DatasetWriter:
     def _shard_specs(self) -> tuple[ShardSpec, ...]:
         files = [self.path / name for name in sorted({episode.shard for episode in self._episodes})]
         return tuple(ShardSpec(file.name, file.stat().st_size, hash_file(file)) for file in files)
+
+
+def _index_line(episode: Episode) -> str:
+    """An episode as JSON; without a caption it reads as it did before there were captions."""
+    plain = to_plain(episode)
+    return json.dumps(plain if episode.caption else {key: value for key, value in plain.items() if key != "caption"})
 
 
 def _layout(array: np.ndarray) -> tuple[str, tuple[int, ...]]:

@@ -110,7 +110,7 @@ def encode_dataset(source: ClipDataset, codec: LoadedCodec, target: Path, device
                 codec.encode(to_model_pixels(torch.from_numpy(part).to(device))[None])[0].half().cpu().numpy()
                 for part in np.array_split(arrays["frames"], max(1, episode.num_frames // 256))
             ]
-            writer.add({"latents": np.concatenate(latents), "actions": arrays["actions"]})
+            writer.add({"latents": np.concatenate(latents), "actions": arrays["actions"]}, caption=episode.caption)
             bar.advance()
     writer.close()
     return open_dataset(target)
@@ -158,8 +158,8 @@ def clip_rows(latents: Tensor, actions: np.ndarray, known: np.ndarray, temporal_
 
 
 def same_clips(first: ClipDataset, second: ClipDataset) -> bool:
-    """True if two data sets are of one world, with equally long episodes and equal actions."""
-    lengths = [[episode.num_frames for episode in dataset.episodes] for dataset in (first, second)]
+    """True if two data sets are of one world, with equally long episodes, equal captions and equal actions."""
+    lengths = [[(episode.num_frames, episode.caption) for episode in dataset.episodes] for dataset in (first, second)]
     if first.world != second.world or lengths[0] != lengths[1]:
         return False
     return all(np.array_equal(_actions(first, index), _actions(second, index)) for index in range(len(lengths[0])))
