@@ -16,8 +16,8 @@ def test_frames_keep_their_place():
 
 def test_nulls_forget_what_is_known_and_nothing_else():
     conditions = tiny_conditions(4)
-    assert not conditions.without_actions((1, 3)).known.any()
-    dropped = conditions.drop_actions(torch.tensor([True, False]), (1, 3))
+    assert not conditions.null((1, 3)).known.any()
+    dropped = conditions.dropped(torch.tensor([True, False]), (1, 3))
     assert torch.equal(dropped.known[0], conditions.known[0]) and not dropped.known[1].any()
     assert torch.equal(dropped.actions, conditions.actions)
 
@@ -34,16 +34,16 @@ def test_travel_is_the_sum_of_the_known_actions_before():
 
 def test_who_knows_no_actions_stands_where_its_chunk_began():
     conditions = tiny_conditions(6)
-    null = conditions.without_actions((1, 3, 2))
+    null = conditions.null((1, 3, 2))
     assert torch.equal(null.travelled(), conditions.travel[:, [0, 1, 1, 1, 4, 4]])
-    dropped = conditions.drop_actions(torch.tensor([True, False]), (1, 3, 2))
+    dropped = conditions.dropped(torch.tensor([True, False]), (1, 3, 2))
     assert torch.equal(dropped.travelled()[0], conditions.travelled()[0])
     assert torch.equal(dropped.travelled()[1], null.travelled()[1])
 
 
 def test_chunks_that_do_not_make_up_the_frames_are_refused():
     with pytest.raises(ConfigError, match="do not make up 4 frames"):
-        tiny_conditions(4).without_actions((1, 2))
+        tiny_conditions(4).null((1, 2))
 
 
 def test_travel_to_another_type_stays_exact():

@@ -30,7 +30,7 @@ def run_teacher_forced(model: VideoTransformer, policy: Policy, lengths: tuple[i
 
 def run_null_guidance(model: VideoTransformer, policy: Policy, lengths: tuple[int, ...], clip: Clip) -> Tensor:
     parts = clip_layout(model, policy, lengths, "cpu")
-    return teacher_forced(model, clip.clean, clip.noisy, clip.sigma, clip.conditions, clip.conditions.without_actions(lengths), parts)
+    return teacher_forced(model, clip.clean, clip.noisy, clip.sigma, clip.conditions, clip.conditions.null(lengths), parts)
 
 
 def run_two_halves(model: VideoTransformer, policy: Policy, lengths: tuple[int, ...], clip: Clip) -> Tensor:

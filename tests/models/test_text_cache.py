@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mutoscope.core.errors import ConfigError, DataError
-from mutoscope.models.text_cache import INDEX, TextConfig, create_cache, open_cache, padded, prompt_key
+from mutoscope.models.text_cache import INDEX, create_cache, open_cache, padded, prompt_key
+from mutoscope.models.text_config import TextConfig
 from mutoscope.models.text_encoders import embed_prompts
 from prompt_fakes import TOKENS, WIDTH, FakeEncoder, fake_cache
 

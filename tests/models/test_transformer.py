@@ -244,8 +244,8 @@ def test_unknown_actions_are_one_null():
     first, second = tiny_conditions(3, seed=1), tiny_conditions(3, seed=2)
     with torch.no_grad():
         known = [bidirectional(model, latents, sigma, conditions) for conditions in (first, second)]
-        null = [bidirectional(model, latents, sigma, conditions.without_actions((3,))) for conditions in (first, second)]
-        kept = bidirectional(model, latents, sigma, first.drop_actions(torch.tensor([True, False]), (3,)))
+        null = [bidirectional(model, latents, sigma, conditions.null((3,))) for conditions in (first, second)]
+        kept = bidirectional(model, latents, sigma, first.dropped(torch.tensor([True, False]), (3,)))
     assert not torch.allclose(*known) and torch.equal(*null)
     assert torch.allclose(kept[0], known[0][0], atol=1e-12) and torch.allclose(kept[1], null[0][1], atol=1e-12)
 

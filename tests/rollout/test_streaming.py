@@ -106,7 +106,7 @@ def guided(model: VideoTransformer, policy: Policy, lengths: tuple[int, ...], cl
     found: list[list[Tensor]] = [[], []]
     for length in lengths:
         span, own = slice(start, start + length), clip.conditions.frames(start, start + length)
-        for velocities, told, kind in zip(found, (own.without_actions((length,)), own), kinds, strict=True):
+        for velocities, told, kind in zip(found, (own.null((length,)), own), kinds, strict=True):
             plan = store.open_chunk(rows, length)
             velocities += Executor(model).run([Pass(store, rows, plan, clip.noisy[:, span], float(clip.sigma[0, start]), told, kind)])
         drive(Executor(model), [commit_chunk(store, rows, clip.clean[:, span], own)])
@@ -120,7 +120,7 @@ def test_both_branches_of_guidance_read_what_conditional_passes_wrote(policy, cu
     """The twin's memory is written by the unconditional ones."""
     memory, lengths = STATEFUL[policy], CUTS[cut]
     model, clip, parts = model_for(memory), random_clip(lengths), clip_layout(model_for(memory), memory, lengths, "cpu")
-    null = clip.conditions.without_actions(lengths)
+    null = clip.conditions.null(lengths)
     with torch.no_grad():
         wanted = [
             teacher_forced(model, clip.clean, clip.noisy, clip.sigma, clip.conditions, told, parts) for told in (null, clip.conditions)

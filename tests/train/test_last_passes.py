@@ -45,7 +45,7 @@ def test_a_teacher_s_branches_stand_beside_the_memory_that_the_conditional_one_w
     x, sigma = batch.draws.normal("x", *batch.clean.shape[1:]), batch.draws.uniform("sigma", 1).expand(-1, RUN.clip_frames)
     told = batch.conditions
     lengths, parts = draw_layout(replace(RUNS[run], memory=STATEFUL[policy]), model, clips(2).draws, batch.clean)
-    null = told.without_actions(lengths)
+    null = told.null(lengths)
     with torch.no_grad():
         found = guided_velocity(model, x, sigma, told, parts, encode_context(model, batch.clean, told, parts), 1.5)
         branches = [teacher_forced(model, batch.clean, x, sigma, told, known, parts) for known in (told, null)]
@@ -69,9 +69,7 @@ def test_teacher_student_and_average_each_stand_beside_their_own_memory(policy, 
     noise = batch.draws.normal("noise", *batch.clean.shape[1:])
     x = (1 - now[..., None, None, None]) * batch.clean + now[..., None, None, None] * noise
     with torch.no_grad():
-        branches = [
-            teacher_forced(stage.teacher, batch.clean, x, now, told, known, parts) for known in (told, told.without_actions(lengths))
-        ]
+        branches = [teacher_forced(stage.teacher, batch.clean, x, now, told, known, parts) for known in (told, told.null(lengths))]
         x_after = euler_step(x, guide(*branches, config.guidance), now, after)
         velocity_after = teacher_forced(target, batch.clean, x_after, after, told, told, parts)
         wanted = consistency_loss(x, teacher_forced(student, batch.clean, x, now, told, told, parts), now, x_after, velocity_after, after)

@@ -52,7 +52,7 @@ def written_out(stage: MatchingRun, turn: str, batch: ClipBatch, stop: int) -> T
     """The loss from the longest rollout and the replay of all of it; the window is cut out at the very end."""
     run, draws, student, start = stage.run, batch.draws, stage.learners["model"].module, stop - CLIP
     size, plan = batch.clean.shape[2:], stage.rollout_plan(draws)
-    told, null = batch.conditions.frames(start, stop), batch.conditions.frames(start, stop).without_actions((CLIP,))
+    told, null = batch.conditions.frames(start, stop), batch.conditions.frames(start, stop).null((CLIP,))
     rollout = roll_out(
         student, plan, batch.clean, batch.conditions, lambda frame, draw: draws.normal(f"rollout/{frame}/{draw}", run.chunk_frames, *size)
     )
@@ -165,7 +165,7 @@ def scores(told: Conditions) -> Tensor:
     """What teacher and guidance's other branch say about a window under its conditions."""
     model, noisy = tiny_model(), clips().clean[:, :CLIP]
     sigma = torch.full(noisy.shape[:2], 0.5, dtype=torch.float64)
-    return torch.stack([bidirectional(model, noisy, sigma, known) for known in (told, told.without_actions((CLIP,)))])
+    return torch.stack([bidirectional(model, noisy, sigma, known) for known in (told, told.null((CLIP,)))])
 
 
 def test_the_scores_do_not_mind_where_the_walk_to_the_window_led():

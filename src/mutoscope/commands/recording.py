@@ -1,11 +1,13 @@
 """From names on the command line to recorded data sets: what `record` and `train` have in common."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mutoscope.data.format import DatasetManifest
 from mutoscope.data.recorder import RecordOptions, record
-from mutoscope.data.worlds import WORLDS, make_world
+from mutoscope.data.worlds import WORLDS, make_world, world_prompts
+from mutoscope.models.text_config import TextConfig
 from mutoscope.train.config import DataConfig
 
 if TYPE_CHECKING:
@@ -41,6 +43,20 @@ def import_clips(options: "Options") -> DatasetManifest:
 
     skip = 1 if options.frame_skip is None else options.frame_skip
     return import_videos(Path(options.world), options.output, ImportOptions(options.height, options.width, options.frames, skip))
+
+
+def embed_captions(text: TextConfig, world: str, datasets: Sequence[Path]) -> None:
+    """What training with prompts needs beside its data sets: their captions, all that the world understands, and the negative prompt.
+
+    Wan's encoder has a folder that no recipe knows: there the embeddings are made beforehand, with `mutoscope embed`.
+    """
+    from mutoscope.data.captions import PROMPTS, read_prompts
+    from mutoscope.models.text_encoders import embed_prompts, load_encoder
+
+    for path in datasets:
+        prompts = (text.negative, *world_prompts(world), *read_prompts(path))
+        if text.encoder == "minilm":
+            embed_prompts(path / PROMPTS, prompts, lambda: load_encoder(text.encoder), text.tokens)
 
 
 def world_name(name: str) -> str:

@@ -55,11 +55,12 @@ class Options:
 
 def run(options: Options) -> int:
     """Record what is missing, then train the chain."""
-    from mutoscope.train.chain import open_chain, train_chain
+    from mutoscope.train.chain import check_trainable, open_chain, train_chain
     from mutoscope.train.loop import Interrupted
     from mutoscope.train.parallel import start_workers
 
     configuration = read_recipe(options.recipe, options.set)
+    check_trainable(configuration)
     folder = options.output or Path("runs") / configuration.name
     workers = start_workers(options.device)
     if workers.leads:
@@ -106,7 +107,7 @@ def data_paths(options: Options, folder: Path) -> tuple[Path, Path]:
 
 def prepare_data(options: Options, configuration: RunConfig, folder: Path) -> None:
     """Record the recipe's own data where none was given; there is none where the teacher's weights are published."""
-    from mutoscope.commands.recording import record_recipe
+    from mutoscope.commands.recording import embed_captions, record_recipe
     from mutoscope.models.wan_config import WanCodecConfig
 
     if (options.data is None) != (options.held_out is None):
@@ -118,6 +119,8 @@ def prepare_data(options: Options, configuration: RunConfig, folder: Path) -> No
         )
     if options.data is None:
         record_recipe(configuration.data, folder / "data")
+    if configuration.text != "none":
+        embed_captions(configuration.text, configuration.data.world, data_paths(options, folder))
 
 
 def read_recipe(name: str, changes: tuple[str, ...]) -> RunConfig:

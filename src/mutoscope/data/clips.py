@@ -1,5 +1,6 @@
 """Read a data set in slices, write one shard by shard. Needs NumPy and safetensors only; nothing is ever whole in RAM."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +27,10 @@ class ClipDataset:
     def world(self) -> WorldSpec:
         """What was recorded."""
         return self.manifest.world
+
+    def captions_of(self, episodes: Iterable[int]) -> list[str]:
+        """What these episodes say that they show; nothing where there are no captions."""
+        return [self.episodes[int(episode)].caption for episode in episodes]
 
     def read(self, episode: int, start: int, stop: int, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         """Rows `start .. stop` of the named arrays of one episode; DataError on a broken file, a bad range or NaN."""

@@ -107,12 +107,24 @@ class HoldValues:
         return self._current
 
 
+class Nothing:
+    """For worlds without actions: nothing is pressed."""
+
+    def __init__(self, spec: ActionSpec, generator: np.random.Generator, pace: float) -> None:
+        self._dim = spec.dim
+
+    def act(self, stuck: bool) -> np.ndarray:
+        """The empty action, float32 `[0]`."""
+        return np.zeros(self._dim, np.float32)
+
+
 def hold_random(spec: ActionSpec, generator: np.random.Generator, pace: float = 1.0) -> ActionPolicy:
     """Hold a random action for a random time; at pace 3 for a third of it on average, so that one often comes back to what one saw."""
     kinds: dict[str, Callable[[ActionSpec, np.random.Generator, float], ActionPolicy]] = {
         "multi_binary": HoldButtons,
         "discrete": HoldChoice,
         "box": HoldValues,
+        "none": Nothing,
     }
     return kinds[spec.kind](spec, generator, pace)
 

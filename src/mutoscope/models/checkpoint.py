@@ -4,9 +4,11 @@ manifest.json        who made it, from what, and how it wants to be used
 model.safetensors    the raw weights; average.safetensors their exponential moving average, which is played
 codec.safetensors    the codec's weights and latent statistics; an imported Wan model may come without
 starts.safetensors   (optional) real context clips: frames uint8, actions float32
+prompts/             (with text) embeddings of the prompts that it learned, and of the negative one: no text encoder is needed to play
 """
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -23,6 +25,8 @@ from mutoscope.core.world import WorldSpec
 from mutoscope.memory.policy import PolicyConfig
 from mutoscope.models.codec import ConvCodec, ConvCodecConfig
 from mutoscope.models.fitting import misfits, shortened
+from mutoscope.models.text_cache import INDEX, PromptCache, open_cache
+from mutoscope.models.text_config import TextConfig
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
 from mutoscope.models.wan_codec import WanCodec, wan_codec
 from mutoscope.models.wan_config import WanCodecConfig
@@ -32,6 +36,7 @@ LoadedCodec = ConvCodec | WanCodec
 FORMAT_VERSION = 1
 # What `recipe_hash` begins with where the weights were imported; their own hash follows.
 IMPORTED = "imported:"
+PROMPTS = "prompts"
 Module = TypeVar("Module", bound=nn.Module)
 StageName = Literal["codec", "bidirectional", "autoregressive", "ode", "consistency", "matching"]
 
@@ -65,6 +70,7 @@ class CheckpointManifest:
     conditions: tuple[str, ...] = ("actions",)
     memory_modules: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
+    text: Literal["none"] | TextConfig = "none"
 
     @property
     def imported(self) -> bool:
@@ -102,6 +108,18 @@ class Checkpoint:
     def hash(self) -> str:
         """Names these weights in the manifests of their children."""
         return hash_file(self.path / "average.safetensors")[:16]
+
+    @property
+    def prompts(self) -> PromptCache:
+        """The embeddings that lie beside these weights."""
+        return open_cache(self.path / PROMPTS)
+
+    def told(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The prompts' embeddings and the negative one's, each `[prompt or 1, token, text_dim]`."""
+        text = self.manifest.text
+        if text == "none":
+            raise CheckpointError(f"{self.path} is not told in words what to show: it takes no prompts")
+        return self.prompts.embeddings(prompts), self.prompts.embeddings([text.negative])
 
 
 def save_checkpoint(
@@ -235,4 +253,7 @@ def export_checkpoint(source: Path, target: Path) -> None:
         write_bytes(target / f"{name}.safetensors", save(tensors))
     if (source / "starts.safetensors").is_file():
         shutil.copyfile(source / "starts.safetensors", target / "starts.safetensors")
+    if (source / PROMPTS / INDEX).is_file():
+        cache = open_cache(source / PROMPTS)
+        cache.copy(target / PROMPTS, cache.prompts)
     write_json(target / "manifest.json", to_plain(manifest))

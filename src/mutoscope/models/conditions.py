@@ -10,19 +10,37 @@ from mutoscope.core.errors import ConfigError
 
 
 @dataclass(frozen=True)
+class ReadText:
+    """A prompt as the layers of one model read it: keys and values `[layer, batch, head, token, head_dim]`, made once per prompt."""
+
+    keys: Tensor
+    values: Tensor
+
+    def of(self, rows: slice) -> "ReadText":
+        """Those of some rows of the batch."""
+        return ReadText(self.keys[:, rows], self.values[:, rows])
+
+
+Text = Tensor | ReadText
+"""A prompt's embedding `[batch, token, text_dim]`, which every pass reads anew and training learns through; or what was read of one."""
+
+
+@dataclass(frozen=True)
 class Conditions:
     """Conditions of a clip.
 
-    actions  `[batch, frame, temporal_stride, action]` float: the actions that led to each pixel frame of a frame
-    known    `[batch, frame]` bool: False puts the learned null in place of the frame's actions
-    travel   `[batch, frame, action]` float64: the sum of all known actions before each frame, its own left out
-    text     `[batch, token, text_dim]` float: prompt embedding; a model without text takes a width of 0
+    actions   `[batch, frame, temporal_stride, action]` float: the actions that led to each pixel frame of a frame
+    known     `[batch, frame]` bool: False puts the learned null in place of the frame's actions
+    travel    `[batch, frame, action]` float64: the sum of all known actions before each frame, its own left out
+    text      the prompt, `[batch, token, text_dim]` float or as it was read; a model without text takes a width of 0
+    negative  the prompt that stands in its place where there is none, of the same kind and size
     """
 
     actions: Tensor
     known: Tensor
     travel: Tensor
-    text: Tensor
+    text: Text
+    negative: Text
 
     def frames(self, start: int, stop: int) -> "Conditions":
         """Those of frames start .. stop - 1."""
@@ -30,16 +48,23 @@ class Conditions:
 
     def rows(self, rows: slice) -> "Conditions":
         """Those of some rows of the batch."""
-        return Conditions(self.actions[rows], self.known[rows], self.travel[rows], self.text[rows])
+        text, negative = (text_rows(item, rows) for item in (self.text, self.negative))
+        return Conditions(self.actions[rows], self.known[rows], self.travel[rows], text, negative)
 
-    def without_actions(self, chunks: Sequence[int]) -> "Conditions":
-        """The null condition of guidance: of chunks of these lengths no action is known, only where each of them began."""
-        return replace(self, known=torch.zeros_like(self.known), travel=self._held(chunks))
+    def told(self, text: Text, negative: Text) -> "Conditions":
+        """The same frames under a prompt and its negative."""
+        return replace(self, text=text, negative=negative)
 
-    def drop_actions(self, keep: Tensor, chunks: Sequence[int]) -> "Conditions":
-        """`without_actions` in the batch rows where `keep` `[batch]` is False (guidance dropout)."""
+    def null(self, chunks: Sequence[int]) -> "Conditions":
+        """Guidance's null: of chunks of these lengths no action is known, only where each began, and the negative prompt holds."""
+        self._check_negative()
+        return replace(self, known=torch.zeros_like(self.known), travel=self._held(chunks), text=self.negative)
+
+    def dropped(self, keep: Tensor, chunks: Sequence[int]) -> "Conditions":
+        """`null` in the batch rows where `keep` `[batch]` is False (guidance dropout)."""
+        self._check_negative()
         travel = torch.where(keep[:, None, None], self.travel, self._held(chunks))
-        return replace(self, known=self.known & keep[:, None], travel=travel)
+        return replace(self, known=self.known & keep[:, None], travel=travel, text=chosen_text(keep, self.text, self.negative))
 
     def travelled(self) -> Tensor:
         """`travel` with each frame's own actions: `[batch, frame, action]` float64."""
@@ -57,13 +82,69 @@ class Conditions:
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "Conditions":
         """On a device, floats in a type; travel stays in float64."""
-        return Conditions(self.actions.to(device, dtype), self.known.to(device), self.travel.to(device), self.text.to(device, dtype))
+        text, negative = (text_on(item, device, dtype) for item in (self.text, self.negative))
+        return Conditions(self.actions.to(device, dtype), self.known.to(device), self.travel.to(device), text, negative)
+
+    def _check_negative(self) -> None:
+        if text_size(self.text) != text_size(self.negative):
+            raise ConfigError(
+                f"without its prompt a model reads the negative one, and that is {text_size(self.negative)} where the prompt is "
+                f"{text_size(self.text)}; tell it both"
+            )
 
     def _held(self, chunks: Sequence[int]) -> Tensor:
         if sum(chunks) != self.known.shape[1]:
             raise ConfigError(f"chunks of {tuple(chunks)} frames do not make up {self.known.shape[1]} frames")
         parts = self.travel.split(list(chunks), dim=1)
         return torch.cat([part[:, :1].expand_as(part) for part in parts], dim=1)
+
+
+def text_rows(text: Text, rows: slice) -> Text:
+    """The prompt of some rows of the batch."""
+    return text.of(rows) if isinstance(text, ReadText) else text[rows]
+
+
+def text_on(text: Text, device: torch.device | str, dtype: torch.dtype) -> Text:
+    """A prompt on a device, in a type."""
+    if isinstance(text, ReadText):
+        return ReadText(text.keys.to(device, dtype), text.values.to(device, dtype))
+    return text.to(device, dtype)
+
+
+def text_size(text: Text) -> tuple[int, ...]:
+    """The size of a prompt's tensor, or of its keys."""
+    return tuple(text.keys.shape if isinstance(text, ReadText) else text.shape)
+
+
+def chosen_text(keep: Tensor, first: Text, second: Text) -> Text:
+    """Row by row, the first prompt where `keep` `[batch]` is True and else the second."""
+    if isinstance(first, ReadText) and isinstance(second, ReadText):
+        mask = keep[None, :, None, None, None]
+        return ReadText(torch.where(mask, first.keys, second.keys), torch.where(mask, first.values, second.values))
+    if isinstance(first, ReadText) or isinstance(second, ReadText):
+        raise ConfigError("one prompt was read and the other was not; read both, or none")
+    return torch.where(keep[:, None, None], first, second)
+
+
+def joined_text(texts: Sequence[Text]) -> Text:
+    """Prompts of several batches as one; all of them read by the model, or none."""
+    read = [text for text in texts if isinstance(text, ReadText)]
+    if not read:
+        return torch.cat([text for text in texts if isinstance(text, Tensor)])
+    if len(read) < len(texts):
+        raise ConfigError("some prompts were read and others were not; read all of them, or none")
+    return ReadText(torch.cat([text.keys for text in read], dim=1), torch.cat([text.values for text in read], dim=1))
+
+
+def join(conditions: Sequence[Conditions]) -> Conditions:
+    """Conditions of several batches as one."""
+    first = conditions[0]
+    if len(conditions) == 1:
+        return first
+    parts = [(item.actions, item.known, item.travel) for item in conditions]
+    actions, known, travel = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    text, negative = joined_text([item.text for item in conditions]), joined_text([item.negative for item in conditions])
+    return Conditions(actions, known, travel, text, negative)
 
 
 def own_travel(actions: Tensor, known: Tensor) -> Tensor:
@@ -77,7 +158,8 @@ def action_conditions(actions: Tensor, known: Tensor, start: Tensor | None = Non
     travel = own.cumsum(dim=1) - own
     if start is not None:
         travel = travel + start[:, None]
-    return Conditions(actions, known, travel, actions.new_zeros(actions.shape[0], 0, 0))
+    nothing = actions.new_zeros(actions.shape[0], 0, 0)
+    return Conditions(actions, known, travel, nothing, nothing)
 
 
 def clip_conditions(actions: Tensor, known: Tensor, temporal_stride: int) -> Conditions:

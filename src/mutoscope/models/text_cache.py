@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -33,22 +33,6 @@ def padded(embedding: Tensor, tokens: int) -> Tensor:
     if len(embedding) > tokens:
         raise ConfigError(f"an embedding has {len(embedding)} tokens, and the model reads {tokens}")
     return torch.cat([embedding, embedding.new_zeros(tokens - len(embedding), embedding.shape[1])])
-
-
-@dataclass(frozen=True)
-class TextConfig:
-    """How a model's prompts are made: by which encoder (`minilm`, or `umt5` from its own folder), padded to how many tokens.
-
-    `negative` is the prompt that stands where there is none: in guidance's null and in training's dropout.
-    """
-
-    encoder: Literal["minilm", "umt5"]
-    tokens: int
-    negative: str = ""
-
-    def __post_init__(self) -> None:
-        if self.tokens < 2:
-            raise ConfigError(f"a prompt needs room for at least 2 tokens, got {self.tokens}")
 
 
 @dataclass

@@ -21,7 +21,7 @@ from mutoscope.memory.kinds import StateConfig
 from mutoscope.memory.policy import PolicyConfig, state_of
 from mutoscope.memory.store import MemoryStore
 from mutoscope.models.attention import Attend, Place
-from mutoscope.models.conditions import Conditions
+from mutoscope.models.conditions import Conditions, ReadText, Text, text_size
 from mutoscope.models.recall import LearnedRecall, RecallLayer, learned_memories, recall_layer
 from mutoscope.models.rope import travel_addresses, travel_rotations
 from mutoscope.models.scorers import make_scorer, place_of
@@ -112,10 +112,13 @@ class Attention(nn.Module):
         """All heads projected out, `[B, head, N, head_dim]` -> `[B, N, dim]`."""
         return self.o(attended.transpose(1, 2).flatten(2))
 
-    def cross_attention(self, x: Tensor, text: Tensor) -> Tensor:
-        """Tokens of x read the text tokens `[B, L, dim]`."""
-        queries, keys = self.heads(self.norm_q(self.q(x))), self.heads(self.norm_k(self.k(text)))
-        return self.join(scaled_dot_product_attention(queries, keys, self.heads(self.v(text))))
+    def read(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of text tokens `[B, L, dim]`, each `[B, head, L, head_dim]`."""
+        return self.heads(self.norm_k(self.k(text))), self.heads(self.v(text))
+
+    def cross_attention(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Tokens of x read what `read` made of the text."""
+        return self.join(scaled_dot_product_attention(self.heads(self.norm_q(self.q(x))), keys, values))
 
 
 class Block(nn.Module):
@@ -125,7 +128,8 @@ class Block(nn.Module):
         super().__init__()
         self.layer, self.eps, self.dim = layer, config.eps, config.dim
         self.self_attn = Attention(config)
-        if config.text_dim:
+        self.reads_text = config.text_dim > 0
+        if self.reads_text:
             self.cross_attn = Attention(config)
             self.norm3 = nn.LayerNorm(config.dim, config.eps)
         self.ffn = nn.Sequential(nn.Linear(config.dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, config.dim))
@@ -133,14 +137,14 @@ class Block(nn.Module):
         self.memories = () if config.recall is None else (recall_layer(config.recall, config.num_heads, config.head_dim),)
         self.recall = nn.ModuleList(self.memories)
 
-    def forward(self, x: Tensor, modulation: Tensor, text: Tensor, attend: Attend) -> Tensor:
-        """x `[B, F, T, dim]`, modulation `[B, F, 6, dim]`, text `[B, L, dim]` (L = 0: no text)."""
+    def forward(self, x: Tensor, modulation: Tensor, text: Text, attend: Attend) -> Tensor:
+        """x `[B, F, T, dim]`, modulation `[B, F, 6, dim]`, text `[B, L, dim]` or as it was read; one without text is not looked at."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self._modulation(modulation)
         attended = self.self_attn.join(self._attended(x, shift1, scale1, attend))
         x = torch.addcmul(x, attended.view(x.shape), gate1)
-        if text.shape[1]:
+        if self.reads_text:
             flat = x.flatten(1, 2)
-            x = (flat + self.cross_attn.cross_attention(self.norm3(flat), text)).view_as(x)
+            x = (flat + self.cross_attn.cross_attention(self.norm3(flat), *self._text(text))).view_as(x)
         normed = torch.addcmul(shift2, layer_norm(x, (self.dim,), eps=self.eps), 1 + scale2)
         return torch.addcmul(x, self.ffn(normed), gate2)
 
@@ -148,6 +152,10 @@ class Block(nn.Module):
         """What `forward` writes into memory, and no more."""
         shift, scale = self._modulation(modulation)[:2]
         self._attended(x, shift, scale, attend)
+
+    def _text(self, text: Text) -> tuple[Tensor, Tensor]:
+        """The text's keys and values in this layer: those that were made once for the prompt, or made now."""
+        return (text.keys[self.layer], text.values[self.layer]) if isinstance(text, ReadText) else self.cross_attn.read(text)
 
     def _modulation(self, modulation: Tensor) -> tuple[Tensor, ...]:
         """Shift, scale and gate of attention, then of the feed-forward, each `[B, F, 1, dim]`."""
@@ -208,12 +216,12 @@ class Travel(nn.Module):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the blocks are given: x `[B, F, tokens, dim]`, embedding `[B, F, dim]`, modulation `[B, F, 6, dim]`, text `[B, L, dim]`."""
+    """What the blocks are given: x `[B, F, tokens, dim]`, embedding `[B, F, dim]`, modulation `[B, F, 6, dim]`, text for the blocks."""
 
     x: Tensor
     embedding: Tensor
     modulation: Tensor
-    text: Tensor
+    text: Text
     attend: Attend
 
 
@@ -309,10 +317,18 @@ class VideoTransformer(nn.Module):
         if self.config.action_dim:
             embedding = embedding + self.action_embedding(conditions)
         modulation = self.time_projection(embedding).unflatten(-1, (6, -1))
-        text = self.text_embedding(conditions.text) if self.config.text_dim else latents.new_zeros(latents.shape[0], 0, 0)
+        text = self.text_embedding(conditions.text) if isinstance(conditions.text, Tensor) and self.config.text_dim else conditions.text
         if self.config.travel:
             attend = attend.placed(self.travel(conditions))
         return Inputs(self.embed_patches(latents), embedding, modulation, text, attend)
+
+    @torch.no_grad()
+    def read_text(self, text: Tensor) -> ReadText:
+        """The keys and values of a prompt's embedding `[B, L, text_dim]` in all layers, for the passes of play and of rollouts."""
+        self._check_text(text, text.shape[0])
+        embedded = self.text_embedding(text)
+        keys, values = zip(*(block.cross_attn.read(embedded) for block in self.blocks if isinstance(block, Block)), strict=True)
+        return ReadText(torch.stack(keys), torch.stack(values))
 
     def embed_patches(self, latents: Tensor) -> Tensor:
         """`[B, F, C, H, W]` -> `[B, F, tokens, dim]`: the patch convolution written as one matrix product."""
@@ -339,6 +355,30 @@ class VideoTransformer(nn.Module):
         actions = (*latents.shape[:2], config.temporal_stride, config.action_dim)
         if config.action_dim and tuple(conditions.actions.shape) != actions:
             raise ConfigError(f"actions are {tuple(conditions.actions.shape)}; they must be {actions}")
+        if config.text_dim:
+            self._check_text(conditions.text, latents.shape[0])
+
+    def _check_text(self, text: Text, batch: int) -> None:
+        found, config = text_size(text), self.config
+        if isinstance(text, ReadText):
+            wanted: tuple[int | str, ...] = (config.num_layers, batch, config.num_heads, "token", config.head_dim)
+        else:
+            wanted = (batch, "token", config.text_dim)
+        if (
+            not config.text_dim
+            or len(found) != len(wanted)
+            or 0 in found
+            or any(a != b for a, b in zip(found, wanted, strict=True) if b != "token")
+        ):
+            raise ConfigError(f"the prompt is {found}; this model reads {wanted if config.text_dim else 'none'}")
+
+
+def told_once(model: VideoTransformer, conditions: Conditions) -> Conditions:
+    """The conditions with the prompt read by the model, for many passes without gradient; a model without text takes them as they are."""
+    if not model.config.text_dim:
+        return conditions
+    text, negative = (model.read_text(item) if isinstance(item, Tensor) else item for item in (conditions.text, conditions.negative))
+    return conditions.told(text, negative)
 
 
 def sinusoids(positions: Tensor, dim: int) -> Tensor:

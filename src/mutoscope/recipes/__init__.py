@@ -6,6 +6,7 @@ from mutoscope.core.errors import choose
 from mutoscope.recipes.doom import doom, doom_basic, doom_cover, doom_wing
 from mutoscope.recipes.ring import ring
 from mutoscope.recipes.scroll import scroll, scroll_chunk, scroll_smoke
+from mutoscope.recipes.shapes import shapes
 from mutoscope.recipes.wan import wan_1_3b, wan_14b
 from mutoscope.train.config import RunConfig
 
@@ -18,6 +19,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "scroll": scroll,
     "scroll-chunk": scroll_chunk,
     "scroll-smoke": scroll_smoke,
+    "shapes": shapes,
     "wan-1.3b": wan_1_3b,
     "wan-14b": wan_14b,
 }

@@ -19,7 +19,7 @@ from mutoscope.memory.scoring import token_sums
 from mutoscope.memory.sifting import note_changes
 from mutoscope.memory.store import MemoryStore
 from mutoscope.models.attention import Attend, Place, Turns
-from mutoscope.models.conditions import Conditions
+from mutoscope.models.conditions import Conditions, join
 from mutoscope.models.heads import HeadByHead, head_split
 from mutoscope.models.recall import RecallLayer
 from mutoscope.models.rope import rotate, rotations
@@ -171,7 +171,7 @@ class Executor:
             first += size
         latents = torch.cat([item.latents for item in passes]) if len(passes) > 1 else passes[0].latents
         sigma = torch.cat([item.latents.new_full(item.latents.shape[:2], item.sigma) for item in passes])
-        inputs = latents, sigma, _stack([item.conditions for item in passes]), Streaming(attends)
+        inputs = latents, sigma, join([item.conditions for item in passes]), Streaming(attends)
         if all(item.commits for item in passes):
             self.model.write(*inputs)
             return [latents.new_empty(0) for _ in passes]
@@ -302,11 +302,3 @@ def _check_apart(passes: Sequence[Pass]) -> None:
         if set(rows) & set(seen):
             raise ConfigError("two passes of one forward write to the same row of a store")
         seen += rows
-
-
-def _stack(conditions: list[Conditions]) -> Conditions:
-    if len(conditions) == 1:
-        return conditions[0]
-    parts = [(item.actions, item.known, item.travel, item.text) for item in conditions]
-    actions, known, travel, text = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    return Conditions(actions, known, travel, text)

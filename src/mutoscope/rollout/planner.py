@@ -95,7 +95,7 @@ def euler_chunk(job: ChunkJob, grid: tuple[float, ...], guidance: float) -> Plan
     """
     plan = open_chunk(job.store, job.rows, job.length, job.conditions)
     x = job.noise(plan.chunk.start, 0)
-    null = job.conditions.without_actions((job.length,))
+    null = job.conditions.null((job.length,))
     for index, (sigma, after) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
         kind: PassKind = "last" if index + 2 == len(grid) else "denoising"
         if guidance == 1.0:

@@ -15,7 +15,7 @@ from mutoscope.core.world import WorldSpec
 from mutoscope.memory.policy import PolicyConfig
 from mutoscope.models.checkpoint import Checkpoint, CheckpointManifest
 from mutoscope.models.codec import Codec, CodecState, move_state, state_bytes, to_frames, to_model_pixels
-from mutoscope.models.conditions import Conditions, action_conditions, clip_conditions
+from mutoscope.models.conditions import Conditions, Text, action_conditions, clip_conditions
 from mutoscope.noise.schedule import few_step_levels, uniform_grid
 from mutoscope.rollout.executor import Executor, Planner, drive
 from mutoscope.rollout.planner import ChunkJob, Trace, commit_chunk, euler_chunk, few_step_chunk, row_groups, row_jobs
@@ -62,6 +62,7 @@ class SessionState:
     generated_chunks: int
     seeds: tuple[int, ...]
     travel: Tensor
+    prompt: tuple[Text, Text]
 
 
 class Session:
@@ -88,6 +89,8 @@ class Session:
         self.pending: Tensor | None = None
         self.pending_conditions: Conditions | None = None
         self.codec_state: CodecState = self.codec.start_decoding(rows)
+        nothing = torch.zeros(rows, 0, model.config.text_dim, device=self.device)
+        self.prompt: tuple[Text, Text] = (nothing, nothing)
         self.travel = torch.zeros(rows, self.world.actions.dim, dtype=torch.float64, device=self.device)
 
     @property
@@ -145,11 +148,22 @@ class Session:
         latents = self.codec.encode(pixels)
         _, self.codec_state = self.codec.decode_next(latents, self.codec_state)
         vectors = torch.from_numpy(np.array(actions, dtype=np.float32)).to(self.device)
-        conditions = clip_conditions(vectors, torch.from_numpy(np.array(known, dtype=bool)).to(self.device), self.codec.temporal_stride)
+        flags = torch.from_numpy(np.array(known, dtype=bool)).to(self.device)
+        conditions = self._told(clip_conditions(vectors, flags, self.codec.temporal_stride))
         for frame in range(latents.shape[1]):
             self._commit(latents[:, frame : frame + 1], conditions.frames(frame, frame + 1), "real")
         self.travel = conditions.travelled()[:, -1]
         self.num_frames = latents.shape[1]
+
+    @torch.inference_mode()
+    def say(self, text: Tensor, negative: Tensor) -> None:
+        """From the next pass on, show what a prompt's embedding `[row or 1, token, text_dim]` says; guidance's null is the negative one.
+
+        Every layer's keys and values are made here, once; what lies in the memory stays as it is.
+        """
+        model, size = self.checkpoint.model, (self.rows, -1, -1)
+        texts = (item.to(self.device, torch.float32).expand(size) for item in (text, negative))
+        self.prompt = model.read_text(next(texts)), model.read_text(next(texts))
 
     def step(self, action: np.ndarray) -> np.ndarray:
         """One chunk under one action `[dim]`: uint8 `[pixel frames, H, W, 3]`. Commits the chunk before, if that is still open."""
@@ -204,6 +218,7 @@ class Session:
             self.generated_chunks,
             self.seeds,
             self.travel,
+            self.prompt,
         )
 
     def restore(self, state: SessionState) -> None:
@@ -212,7 +227,7 @@ class Session:
         self.pending = None if state.pending is None else state.pending.clone()
         self.pending_conditions, self.codec_state = state.pending_conditions, move_state(state.codec_state, self.device)
         self.num_frames, self.generated_chunks, self.seeds = state.num_frames, state.generated_chunks, state.seeds
-        self.travel = state.travel
+        self.travel, self.prompt = state.travel, state.prompt
 
     def _begin(self, seeds: tuple[int, ...]) -> None:
         if len(seeds) != self.rows:
@@ -229,7 +244,10 @@ class Session:
 
     def _conditions(self, actions: np.ndarray, known: np.ndarray) -> Conditions:
         tensor = torch.from_numpy(np.array(actions, dtype=np.float32)).to(self.device)
-        return action_conditions(tensor, torch.from_numpy(np.array(known, dtype=bool)).to(self.device), self.travel)
+        return self._told(action_conditions(tensor, torch.from_numpy(np.array(known, dtype=bool)).to(self.device), self.travel))
+
+    def _told(self, conditions: Conditions) -> Conditions:
+        return conditions.told(*self.prompt) if self.checkpoint.model.config.text_dim else conditions
 
     def _noise(self, frame: int, draw: int) -> Tensor:
         latent = self.codec.latent

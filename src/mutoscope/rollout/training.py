@@ -10,7 +10,7 @@ from torch import Tensor
 from mutoscope.memory.ledger import AnyPlan, RowSources, chunk_lengths, row_sources
 from mutoscope.memory.policy import PolicyConfig
 from mutoscope.models.conditions import Conditions
-from mutoscope.models.transformer import VideoTransformer
+from mutoscope.models.transformer import VideoTransformer, told_once
 from mutoscope.rollout.executor import Executor, drive
 from mutoscope.rollout.planner import Noise, Trace, commit_chunk, few_step_chunk, open_chunk, row_groups, row_jobs
 
@@ -73,7 +73,7 @@ def roll_out(model: VideoTransformer, plan: RolloutPlan, real: Tensor, condition
     batch, frames = real.shape[:2]
     lengths = chunk_lengths(frames, plan.chunk_frames, plan.context)
     store, executor = model.new_store(plan.policy, plan.chunk_frames, batch, real), Executor(model)
-    groups = row_groups(plan.policy, batch)
+    groups, conditions = row_groups(plan.policy, batch), told_once(model, conditions)
     clean, noisy, sigma, start = real.clone(), real.clone(), real.new_zeros(batch, frames), 0
     plans: list[list[AnyPlan]] = [[] for _ in groups]
     for index, length in enumerate(lengths):

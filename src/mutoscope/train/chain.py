@@ -4,6 +4,7 @@ Run folder:
     run.json, environment.json, README.md     what this run is
     data/train, data/held-out                 recorded clips (or links that were given)
     latents/                                  the training clips, encoded (where they were not given as latents)
+    prompts/                                  embeddings of the captions, where the model is told in words what to show
     <stage>/metrics.jsonl, curves.png, samples/, state/, checkpoint/
 """
 
@@ -22,6 +23,7 @@ from mutoscope.core.provenance import provenance
 from mutoscope.core.shapes import pixel_frames
 from mutoscope.core.streams import derive_seed, stream
 from mutoscope.data.batches import ClipSampler
+from mutoscope.data.captions import PROMPTS
 from mutoscope.data.clips import ClipDataset, open_dataset
 from mutoscope.memory.policy import Full
 from mutoscope.models.checkpoint import (
@@ -37,6 +39,7 @@ from mutoscope.models.checkpoint import (
     save_checkpoint,
 )
 from mutoscope.models.codec import ConvCodec, ConvCodecConfig, to_model_pixels
+from mutoscope.models.text_cache import open_cache
 from mutoscope.models.transformer import VideoTransformer
 from mutoscope.train.build import build_stage, stage_figures
 from mutoscope.train.config import (
@@ -53,6 +56,7 @@ from mutoscope.train.loop import LoopPlan, run_loop
 from mutoscope.train.manifests import codec_source, recipe_manifest, temporal_stride
 from mutoscope.train.parallel import Workers
 from mutoscope.train.pictures import draw_average, draw_samples, sample_frames
+from mutoscope.train.prompts import CachedPrompts, NoPrompts, Prompts, gather_prompts, prompts_identity
 from mutoscope.train.published import check_imports, imported_identity, imported_manifest
 from mutoscope.train.sources import CLIPS, ClipSource, encode_clips, encode_dataset, is_prepared
 from mutoscope.train.stages.codec import measure_latents
@@ -85,9 +89,15 @@ class Chain:
         run = replace(self.run, stages=(), name="")
         if isinstance(stage, BidirectionalStage):  # whole clips: neither memory nor chunks matter to it
             run = replace(run, memory=Full(run.clip_frames), chunk_frames=1)
-        base = run, shards
+        base = (run, shards) if run.text == "none" else (run, shards, prompts_identity(self.folder, run.text, self.train_data))
         ancestry = [self.stage_identity(parent) for parent in (*map(self.run.stage, parents(stage)), codec_source(self.run))]
         return config_hash((base, stage, tuple(ancestry)))
+
+    @property
+    def prompts(self) -> Prompts:
+        """What its clips are told in words."""
+        text = self.run.text
+        return NoPrompts() if text == "none" else CachedPrompts(open_cache(self.folder / PROMPTS), text.negative)
 
     @property
     def codec_path(self) -> Path:
@@ -97,12 +107,16 @@ class Chain:
 
 def open_chain(run: RunConfig, folder: Path, data: Path, held_out: Path, workers: Workers) -> Chain:
     """Open or create a run folder; a folder that holds another run, or lacks published weights that it needs, is refused in words."""
+    check_trainable(run)
     folder = Path(folder)
     if (folder / "run.json").is_file():
         before = from_plain(RunConfig, read_json(folder / "run.json"), "run.json")
         if replace(before, stages=()) != replace(run, stages=()):
             raise ConfigError(f"{folder} holds another run ('{before.name}'); give another folder, or delete it")
     chain = Chain(run, folder, open_dataset(data), open_dataset(held_out), workers)
+    if run.text != "none" and workers.leads:
+        gather_prompts(folder, run.text, run.model.text_dim, (chain.train_data, chain.held_out))
+    workers.wait()
     check_data(chain)
     if workers.leads:
         write_json(folder / "run.json", to_plain(run))
@@ -110,6 +124,15 @@ def open_chain(run: RunConfig, folder: Path, data: Path, held_out: Path, workers
         write_bytes(folder / "README.md", run_readme(run).encode())
     check_imports(run, folder, chain.train_data.world.actions.dim)  # last: its advice is to import for the run.json that is there now
     return chain
+
+
+def check_trainable(run: RunConfig) -> None:
+    """A recipe has a codec, trained or published, and prompts if its model reads some."""
+    codec_source(run)
+    if (run.model.text_dim > 0) != (run.text != "none"):
+        raise ConfigError(
+            f"'{run.name}' has prompts ({run.text}) and a model of text_dim {run.model.text_dim}; give both, or text 'none' and text_dim 0"
+        )
 
 
 def note_session(folder: Path) -> None:
@@ -225,6 +248,7 @@ def train_stage(chain: Chain, stage: LearningStage) -> None:
         save_checkpoint(
             chain.checkpoint_path(stage.name), manifest, model=learner.module, average=learner.average, codec=codec, starts=starts
         )
+        chain.prompts.keep(chain.checkpoint_path(stage.name))
     chain.workers.wait()
 
 
@@ -239,6 +263,7 @@ def average_students(chain: Chain, stage: AverageStage) -> None:
     mean = mean_model([student.model for student in inputs.values()])
     draw_average(chain, stage, mean, codec, manifest)
     save_checkpoint(chain.checkpoint_path(stage.name), manifest, model=None, average=mean, codec=codec, starts=draw_starts(chain))
+    chain.prompts.keep(chain.checkpoint_path(stage.name))
 
 
 def mean_model(models: Sequence[VideoTransformer]) -> VideoTransformer:
@@ -255,7 +280,7 @@ def latent_source(chain: Chain, stage: LearningStage, codec: LoadedCodec) -> Cli
     prepared = is_prepared(chain.train_data)
     latents = chain.train_data if prepared else prepare_latents(chain, codec, frames)
     array = CLIPS if prepared or codec.temporal_stride > 1 else "latents"
-    return ClipSource(latents, array, frames, stage.update, seed, chain.workers)
+    return ClipSource(latents, array, frames, stage.update, seed, chain.workers, chain.prompts)
 
 
 def prepare_latents(chain: Chain, codec: LoadedCodec, frames: int) -> ClipDataset:
@@ -342,6 +367,16 @@ def stage_manifest(chain: Chain, stage: StageConfig, codec: CodecConfig, inputs:
     return replace(said, codec_hash=codec_hash(chain), latent_mean=before.latent_mean, latent_std=before.latent_std)
 
 
+def episode_begins(dataset: ClipDataset, frames: int) -> np.ndarray:
+    """The windows of `frames` frames that begin the first NUM_STARTS episodes, over again where there are fewer.
+
+    Where words say what to show, a clip from the middle would show it already.
+    """
+    lengths = np.maximum([episode.num_frames - frames + 1 for episode in dataset.episodes], 0)
+    begins = (lengths.cumsum() - lengths)[lengths > 0]
+    return np.resize(begins, NUM_STARTS)
+
+
 def draw_starts(chain: Chain) -> Starts:
     """Real held-out clips that play can begin from: the pixel frames of `START_FRAMES` frames."""
     frames = pixel_frames(START_FRAMES, temporal_stride(chain.run))
@@ -352,7 +387,7 @@ def draw_starts(chain: Chain) -> Starts:
         seed=derive_seed(chain.run.seed, "starts"),
         arrays=("frames", "actions"),
     )
-    batch = sampler.batch(0)
+    batch = sampler.batch(0) if chain.run.text == "none" else sampler.windows(episode_begins(chain.held_out, frames))
     stops = batch.starts + frames
     ways = np.zeros((NUM_STARTS, stops.max() - 1, chain.held_out.world.actions.dim), np.float32)
     for way, episode, stop in zip(ways, batch.episodes, stops, strict=True):

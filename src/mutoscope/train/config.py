@@ -10,6 +10,7 @@ from mutoscope.memory.heads import HeadWise
 from mutoscope.memory.kinds import MemoryWrites
 from mutoscope.memory.ledger import chunk_lengths, layout
 from mutoscope.memory.policy import PolicyConfig, integer_base, state_of
+from mutoscope.models.text_config import TextConfig
 from mutoscope.models.wan_config import WanCodecConfig
 
 
@@ -233,7 +234,7 @@ class ModelConfig:
 class RunConfig:
     """A whole chain. `clip_frames` of training, chunks of `chunk_frames`, memory and shift are the same in every stage.
 
-    `codec` is trained by the first stage, or it is Wan's, whose weights are published.
+    `codec` is trained by the first stage, or it is Wan's, whose weights are published. `text`: how captions become prompts.
     """
 
     name: str
@@ -247,6 +248,7 @@ class RunConfig:
     seed: int = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     codec: Literal["trained"] | WanCodecConfig = added_later("trained")
+    text: Literal["none"] | TextConfig = added_later("none")
 
     def __post_init__(self) -> None:
         _at_least(1, self, "chunk_frames")

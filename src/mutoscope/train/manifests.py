@@ -38,6 +38,7 @@ def recipe_manifest(run: RunConfig, stage: StageConfig, figures: StageFigures, w
         latent_std=codec.latents_std if isinstance(codec, WanCodecConfig) else (),
         conditions=tuple(name for name, size in told if size),
         memory_modules=memory_modules(run, stage),
+        text=run.text,
     )
 
 

@@ -49,7 +49,7 @@ def draw_samples(
     elif isinstance(stage, BidirectionalStage):
         length = chain.run.clip_frames
         real = real[:, : pixel_frames(length, codec.temporal_stride)]
-        made = sample_whole_clips(chain, run_stage, codec, conditions.frames(0, length))
+        made = sample_whole_clips(chain, run_stage, codec, told(chain, batch, conditions.frames(0, length)))
     else:
         made = continue_clips(chain, run_stage.learners["model"].average, codec, manifest, batch)
     with absent_packages_named(folder):
@@ -79,6 +79,11 @@ def sample_clips(chain: "Chain", stage: StageConfig) -> Batch:
     frames = 1 if isinstance(stage, CodecStage) else pixel_frames(sample_frames(chain.run), temporal_stride(chain.run))
     seed = derive_seed(chain.run.seed, "samples")
     return ClipSampler(chain.held_out, clip_frames=frames, batch_size=ROWS, seed=seed, arrays=("frames", "actions")).batch(0)
+
+
+def told(chain: "Chain", batch: Batch, conditions: Conditions) -> Conditions:
+    """The sample clips' conditions with what their captions say."""
+    return chain.prompts.tell(conditions, chain.held_out.captions_of(batch.episodes))
 
 
 def sample_frames(run: RunConfig) -> int:
@@ -129,5 +134,6 @@ def continue_clips(chain: "Chain", model: nn.Module, codec: LoadedCodec, manifes
     config = replace(config, steps=min(config.steps, SAMPLE_STEPS), first_chunk_steps=min(config.first_chunk_steps, SAMPLE_STEPS))
     real, actions, known = np.ascontiguousarray(batch.arrays["frames"]), batch.arrays["actions"], batch.known[:, :context]
     seen, done, asked = real[:, :context], actions[:, :context], actions[:, context:]
-    made = generate(checkpoint, config, frames=seen, context_actions=done, known=known, actions=asked)
+    prompts = chain.held_out.captions_of(batch.episodes) if frozen.config.text_dim else ()
+    made = generate(checkpoint, config, frames=seen, context_actions=done, known=known, actions=asked, prompts=prompts)
     return np.concatenate([seen, made], axis=1)

@@ -26,6 +26,7 @@ from mutoscope.models.conditions import Conditions, action_conditions, clip_cond
 from mutoscope.train.batch import ClipBatch, Draws
 from mutoscope.train.config import UpdateConfig
 from mutoscope.train.parallel import Workers
+from mutoscope.train.prompts import NoPrompts, Prompts
 
 # What a source reads: pixel frames, latents of single pixel frames, or latents of whole clips.
 CLIPS = "clip latents"
@@ -34,7 +35,7 @@ ARRAYS = {"frames": ("frames", "actions"), "latents": ("latents", "actions"), CL
 
 @dataclass
 class ClipSource:
-    """Random clip windows as model input; `array` is one of ARRAYS."""
+    """Random clip windows as model input; `array` is one of ARRAYS, and `prompts` say in words what the clips show."""
 
     dataset: ClipDataset
     array: str
@@ -42,6 +43,7 @@ class ClipSource:
     config: UpdateConfig
     seed: int
     workers: Workers
+    prompts: Prompts = NoPrompts()
 
     def __post_init__(self) -> None:
         parts = self.workers.world_size * self.config.accumulate
@@ -71,9 +73,10 @@ class ClipSource:
             Draws(derive_seed(self.seed, f"draws/{name}"), step, samples, self.workers.device)
             for name, step in ((turn, update), (reader, number))
         )
-        read, device = sampler.batch(number), self.workers.device
-        tensors = encoded_clips(read, device) if self.array == CLIPS else clip_tensors(read, self.array, device)
-        return ClipBatch(*tensors, draws, clip_draws)
+        batch, device = sampler.batch(number), self.workers.device
+        clean, conditions = encoded_clips(batch, device) if self.array == CLIPS else clip_tensors(batch, self.array, device)
+        conditions = self.prompts.tell(conditions, self.dataset.captions_of(batch.episodes))
+        return ClipBatch(clean, conditions, draws, clip_draws)
 
 
 def clip_tensors(batch: Batch, array: str, device: torch.device, temporal_stride: int = 1) -> tuple[Tensor, Conditions]:
@@ -123,25 +126,26 @@ def encode_clips(source: ClipDataset, codec: LoadedCodec, clip_frames: int, targ
     Clips do not overlap; what is left of an episode at its end is not used. Their latents are float16, `actions` `[frame, temporal stride,
     action]` and `known` those of the frames. A finished target is reused, a half-written one goes on.
     """
-    shards = config_hash(tuple(shard.sha256 for shard in source.manifest.shards))
-    settings = (("clip_frames", str(clip_frames)), ("clips", shards))
+    content = tuple(shard.sha256 for shard in source.manifest.shards), tuple(episode.caption for episode in source.episodes)
+    settings = (("clip_frames", str(clip_frames)), ("clips", config_hash(content)))
     if (target / "manifest.json").is_file():
         finished = open_dataset(target)
         if finished.world != source.world or finished.manifest.settings != settings:
             raise DataError(f"{target} holds the latents of other clips than those of {source.path}; delete it, or give another run folder")
         return finished
     length = pixel_frames(clip_frames, codec.temporal_stride)
-    places = [(each.index, start) for each in source.episodes for start in range(0, each.num_frames - length + 1, length)]
+    places = [(each, start) for each in source.episodes for start in range(0, each.num_frames - length + 1, length)]
     rows = codec.temporal_stride
     with (
         DatasetWriter(target, world=source.world, seed=source.manifest.seed, settings=settings, pixel_frames_per_row=rows) as writer,
         Progress(len(places), "encoding clips", done=writer.next_episode) as bar,
     ):
         for episode, start in places[writer.next_episode :]:
-            arrays = source.read(episode, start, start + length, ("frames", "actions"))
+            arrays = source.read(episode.index, start, start + length, ("frames", "actions"))
             known = np.arange(start, start + length)[None] > 0
             latents = codec.encode(to_model_pixels(torch.from_numpy(arrays["frames"]).to(device))[None])[0]
-            writer.add(clip_rows(latents, arrays["actions"], known, rows), name=f"episode {episode} from frame {start}")
+            told = clip_rows(latents, arrays["actions"], known, rows)
+            writer.add(told, name=f"episode {episode.index} from frame {start}", caption=episode.caption)
             bar.advance()
     return open_dataset(target)
 

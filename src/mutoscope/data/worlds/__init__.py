@@ -9,14 +9,18 @@ from mutoscope.core.world import WorldSpec
 if TYPE_CHECKING:
     import gymnasium
 
-DOOM, SCROLL, RING, GYMNASIUM = (
+DOOM, SCROLL, RING, SHAPES, GYMNASIUM = (
     "mutoscope.data.worlds.doom:make_doom",
     "mutoscope.data.worlds.tile_worlds:make_scroll",
     "mutoscope.data.worlds.tile_worlds:make_ring",
+    "mutoscope.data.worlds.shape_world:make_shapes",
     "mutoscope.data.worlds.gym:make_gym",
 )
 WORLDS = {"doom": DOOM, "doom-basic": DOOM, "doom-cover": DOOM, "doom-gathering": DOOM, "doom-wing": DOOM, "scroll": SCROLL, "ring": RING}
+WORLDS |= {"shapes": SHAPES}
 ANY_GYMNASIUM = "gym:"
+# Worlds that are told in words what to show, and where all that they understand stands.
+PROMPTS = {"shapes": "mutoscope.data.worlds.shapes:CAPTIONS"}
 
 
 def make_world(name: str, *, height: int, width: int, frame_skip: int = 2) -> "gymnasium.Env":
@@ -27,6 +31,14 @@ def make_world(name: str, *, height: int, width: int, frame_skip: int = 2) -> "g
     module, _, maker = place.partition(":")
     make = vars(importlib.import_module(module))[maker]
     return make(name.removeprefix(ANY_GYMNASIUM), height=height, width=width, frame_skip=frame_skip)
+
+
+def world_prompts(name: str) -> tuple[str, ...]:
+    """All captions that the world `name` understands, those that are never recorded among them; none for a world without text."""
+    if name not in PROMPTS:
+        return ()
+    module, _, captions = PROMPTS[name].partition(":")
+    return vars(importlib.import_module(module))[captions]
 
 
 def make_world_like(spec: WorldSpec) -> "gymnasium.Env":

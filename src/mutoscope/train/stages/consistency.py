@@ -79,5 +79,5 @@ def guided_velocity(
 ) -> Tensor:
     """v_u + w (v_c - v_u) given one clean context, and one learned memory, which the conditional passes write."""
     conditional, context = denoise_last(teacher, x, sigma, conditions, clip, context)
-    unconditional = denoise_given_context(teacher, x, sigma, conditions.without_actions(clip.lengths), clip, context)
+    unconditional = denoise_given_context(teacher, x, sigma, conditions.null(clip.lengths), clip, context)
     return guide(conditional, unconditional, weight)

@@ -138,5 +138,5 @@ class MatchingRun:
 
     def _teacher_velocity(self, noisy: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
         conditional = bidirectional(self.teacher, noisy, sigma, conditions)
-        null = conditions.without_actions((noisy.shape[1],))
+        null = conditions.null((noisy.shape[1],))
         return guide(conditional, bidirectional(self.teacher, noisy, sigma, null), self.config.guidance)

@@ -22,9 +22,9 @@ def draw_sigma(draws: Draws, count: int, sampler: str, k: float) -> Tensor:
     return shift(draws.normal("sigma", count).sigmoid(), k)
 
 
-def drop_actions(conditions: Conditions, draws: Draws, share: float, chunks: tuple[int, ...]) -> Conditions:
-    """Null all actions of a random share of the samples, for guidance."""
-    return conditions.drop_actions(draws.uniform("action dropout") >= share, chunks)
+def drop_conditions(conditions: Conditions, draws: Draws, share: float, chunks: tuple[int, ...]) -> Conditions:
+    """Null all conditions, actions and prompt together, of a random share of the samples, for guidance."""
+    return conditions.dropped(draws.uniform("action dropout") >= share, chunks)
 
 
 @dataclass
@@ -53,7 +53,7 @@ class BidirectionalRun:
         clean, draws = batch.clean, batch.draws
         noise = draws.normal("noise", *clean.shape[1:])
         sigma = draw_sigma(draws, 1, self.config.sampler, self.run.shift).expand(-1, clean.shape[1])
-        conditions = drop_actions(batch.conditions, draws, self.config.action_dropout, (clean.shape[1],))
+        conditions = drop_conditions(batch.conditions, draws, self.config.action_dropout, (clean.shape[1],))
         velocity = bidirectional(self.learners["model"].module, add_noise(clean, noise, sigma), sigma, conditions)
         return flow_loss(velocity, velocity_target(clean, noise), no_weight(sigma)), {}
 
@@ -80,12 +80,12 @@ class AutoregressiveRun:
         return turn, update
 
     def loss(self, turn: str, batch: ClipBatch) -> tuple[Tensor, dict[str, float]]:
-        """w(s) || v(x_s, s | clean past) - (n - x0) ||^2; null actions are those of the noisy half alone."""
+        """w(s) || v(x_s, s | clean past) - (n - x0) ||^2; null conditions are those of the noisy half alone."""
         clean, draws, model = batch.clean, batch.draws, self.learners["model"].module
         lengths, clip = draw_layout(self.run, model, draws, clean)
         noise = draws.normal("noise", *clean.shape[1:])
         sigma = per_chunk(draw_sigma(draws, len(lengths), self.config.sampler, self.run.shift), lengths)
         noisy = add_noise(clean, noise, sigma)
-        dropped = drop_actions(batch.conditions, draws, self.config.action_dropout, lengths)
+        dropped = drop_conditions(batch.conditions, draws, self.config.action_dropout, lengths)
         velocity = teacher_forced(model, clean, noisy, sigma, batch.conditions, dropped, clip)
         return flow_loss(velocity, velocity_target(clean, noise), WEIGHTS[self.config.weight](sigma)), {}
