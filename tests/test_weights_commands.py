@@ -82,7 +82,7 @@ def test_the_codec_lies_beside_the_model(tiny, tmp_path, capsys):
         (["export", "nowhere", "--output", "out"], "'nowhere' is no checkpoint"),
         (["export", "doom-cover/matching-2", "--output", "out"], "also takes actions, travel, which Wan's layout has no place for"),
         (["export", "doom-cover/matching-2", "--output", "out", "--shard-gib", "0"], "--shard-gib must be above 0"),
-        (["train", "wan-1.3b"], "'wan-1.3b' is built on published weights, which can be imported and exported, but not trained on yet"),
+        (["train", "wan-1.3b"], "'wan-1.3b' is trained on clips of your own: make them ready with 'mutoscope prepare'"),
         (["bench", "--recipe", "wan-1.3b"], "'wan-1.3b' has Wan's codec and trains none"),
     ],
 )

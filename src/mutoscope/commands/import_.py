@@ -76,35 +76,10 @@ def run(options: Options) -> int:
 def imported_manifest(run: RunConfig, stage: StageConfig, content_rate: float) -> CheckpointManifest:
     """What the recipe says about a stage whose weights come from elsewhere: a world that is told what to show in words."""
     from mutoscope.core.world import NO_ACTIONS, WorldSpec
-    from mutoscope.models.checkpoint import FORMAT_VERSION, CheckpointManifest
     from mutoscope.models.wan_config import WanCodecConfig
-    from mutoscope.train.build import expected_figures, recall_of, transformer_config
+    from mutoscope.train.build import expected_figures
+    from mutoscope.train.manifests import recipe_manifest
 
     assert isinstance(run.codec, WanCodecConfig)
-    figures = expected_figures(run, stage)
-    return CheckpointManifest(
-        format_version=FORMAT_VERSION,
-        stage=figures.kind,
-        world=WorldSpec(run.data.world, run.data.height, run.data.width, content_rate, NO_ACTIONS),
-        codec=run.codec,
-        model=transformer_config(run.model, run.codec, 0, recall_of(run, stage)),
-        codec_hash="",
-        memory=run.memory_of(stage),
-        chunk_frames=run.chunk_frames,
-        clip_frames=run.clip_frames,
-        shift=run.shift,
-        teacher_steps=figures.teacher_steps,
-        student_steps=figures.student_steps,
-        first_chunk_steps=figures.first_chunk_steps,
-        distilled_guidance=figures.guidance,
-        action_dropout=figures.action_dropout,
-        precision=run.precision,
-        updates=0,
-        parents=(),
-        recipe=run.name,
-        recipe_hash="imported",
-        latent_mean=run.codec.latents_mean,
-        latent_std=run.codec.latents_std,
-        conditions=("text",),
-        beginning=run.beginning,
-    )
+    world = WorldSpec(run.data.world, run.data.height, run.data.width, content_rate, NO_ACTIONS)
+    return recipe_manifest(run, stage, expected_figures(run, stage), world, run.codec)

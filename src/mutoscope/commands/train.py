@@ -106,11 +106,17 @@ def data_paths(options: Options, folder: Path) -> tuple[Path, Path]:
 
 
 def prepare_data(options: Options, configuration: RunConfig, folder: Path) -> None:
-    """Record the recipe's own data where none was given."""
+    """Record the recipe's own data where none was given; there is none where the teacher's weights are published."""
     from mutoscope.commands.recording import embed_captions, record_recipe
+    from mutoscope.models.wan_config import WanCodecConfig
 
     if (options.data is None) != (options.held_out is None):
         raise ConfigError("--data and --held-out belong together: give both, or neither to record the recipe's own")
+    if options.data is None and isinstance(configuration.codec, WanCodecConfig):
+        raise ConfigError(
+            f"'{configuration.name}' is trained on clips of your own: make them ready with 'mutoscope prepare', then give them "
+            "with --data and --held-out"
+        )
     if options.data is None:
         record_recipe(configuration.data, folder / "data")
     if configuration.text != "none":

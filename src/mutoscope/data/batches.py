@@ -1,6 +1,7 @@
 """Random clips for training. A batch is a pure function of (seed, step), so that resuming needs no state."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -20,7 +21,7 @@ class Batch:
 
 
 class ClipSampler:
-    """Windows of `clip_frames` rows, uniform over all windows of a data set.
+    """Windows of `clip_frames` rows, uniform over all windows of a data set, or over those that begin where an episode does.
 
     `batch_size` counts the clips of all ranks together; rank r of n takes the r-th n-th of them.
     """
@@ -35,6 +36,7 @@ class ClipSampler:
         arrays: tuple[str, ...] = ("frames", "actions"),
         rank: int = 0,
         world_size: int = 1,
+        starts: Literal["any row", "first row"] = "any row",
     ) -> None:
         if batch_size % world_size or not 0 <= rank < world_size:
             raise ConfigError(f"a batch of {batch_size} clips cannot be shared by rank {rank} of {world_size}; choose a multiple")
@@ -43,7 +45,8 @@ class ClipSampler:
         self._dataset, self._clip_frames, self._batch_size, self._seed = dataset, clip_frames, batch_size, seed
         self._names, self._rank, self._world_size = arrays, rank, world_size
         lengths = np.array([episode.num_frames for episode in dataset.episodes])
-        self._ends = np.maximum(lengths - clip_frames + 1, 0).cumsum()
+        windows = np.maximum(lengths - clip_frames + 1, 0)
+        self._ends = (windows if starts == "any row" else np.minimum(windows, 1)).cumsum()
         if not self.num_windows:
             raise DataError(f"no episode of {dataset.path} has {clip_frames} frames; the longest has {lengths.max()}")
 

@@ -9,6 +9,8 @@ A data set is a folder:
 
 While it is being written the folder holds `recording.json` instead of `manifest.json`. Row k of every array belongs
 to pixel frame k, and row k of "actions" is the action that led to frame k; row 0 is "no action" (zeros).
+Rows of encoded clips are frames of a codec with a temporal stride: row 0 belongs to the clip's first pixel frame, and every
+later row to the next `stride` ones.
 """
 
 import json
@@ -27,6 +29,8 @@ MANIFEST, RECORDING, INDEX = "manifest.json", "recording.json", "episodes.jsonl"
 UNITS = {
     "frames": "uint8 RGB, 0 to 255",
     "actions": "the vector of world.actions; the action that led to this row's frame, zeros in row 0",
+    "latents": "standardised latents of a codec: of this row's pixel frame, or with a temporal stride of its pixel frames",
+    "known": "whether an action is known for this row's frame",
     "pose": "world.pose_names; map units and degrees",
 }
 

@@ -38,10 +38,17 @@ class DatasetWriter:
     """
 
     def __init__(
-        self, path: Path, world: WorldSpec, *, seed: int = 0, settings: tuple[tuple[str, str], ...] = (), shard_bytes: int = SHARD_BYTES
+        self,
+        path: Path,
+        world: WorldSpec,
+        *,
+        seed: int = 0,
+        settings: tuple[tuple[str, str], ...] = (),
+        shard_bytes: int = SHARD_BYTES,
+        pixel_frames_per_row: int = 1,
     ) -> None:
         self.path, self.world, self.seed, self.settings = Path(path), world, seed, settings
-        self._shard_bytes = shard_bytes
+        self._shard_bytes, self._rate = shard_bytes, world.content_rate / pixel_frames_per_row
         self._pending: list[tuple[Episode, dict[str, np.ndarray]]] = []
         self._pending_bytes = 0
         self._claim_folder()
@@ -144,8 +151,9 @@ class DatasetWriter:
         write_bytes(self.path / INDEX, "".join(_index_line(episode) + "\n" for episode in self._episodes).encode())
 
     def _array_specs(self) -> tuple[ArraySpec, ...]:
-        rate = self.world.content_rate
-        return tuple(ArraySpec(name, dtype, shape, rate, UNITS.get(name, "")) for name, (dtype, shape) in sorted(self._layout.items()))
+        return tuple(
+            ArraySpec(name, dtype, shape, self._rate, UNITS.get(name, "")) for name, (dtype, shape) in sorted(self._layout.items())
+        )
 
     def _shard_specs(self) -> tuple[ShardSpec, ...]:
         files = [self.path / name for name in sorted({episode.shard for episode in self._episodes})]

@@ -34,6 +34,8 @@ from mutoscope.models.wan_config import WanCodecConfig
 CodecConfig = ConvCodecConfig | WanCodecConfig
 LoadedCodec = ConvCodec | WanCodec
 FORMAT_VERSION = 1
+# What `recipe_hash` begins with where the weights were imported; their own hash follows.
+IMPORTED = "imported:"
 PROMPTS = "prompts"
 Module = TypeVar("Module", bound=nn.Module)
 StageName = Literal["codec", "bidirectional", "autoregressive", "ode", "consistency", "matching"]
@@ -70,6 +72,11 @@ class CheckpointManifest:
     adapters: tuple[str, ...] = ()
     beginning: Beginning = "real frames"
     text: Literal["none"] | TextConfig = "none"
+
+    @property
+    def imported(self) -> bool:
+        """True if the weights came from elsewhere, and no recipe made them."""
+        return self.recipe_hash.startswith(IMPORTED)
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,16 @@ class ConvCodecConfig:
         """Pixels per latent cell: one halving per entry of `widths`."""
         return 2 ** len(self.widths)
 
+    @property
+    def temporal_stride(self) -> int:
+        """1: every pixel frame is a frame."""
+        return 1
+
+    @property
+    def latent(self) -> LatentShape:
+        """Size of a latent frame."""
+        return LatentShape(self.latent_channels, self.height // self.stride, self.width // self.stride)
+
 
 class Residual(nn.Module):
     """x + conv(silu(conv(silu(x)))), with group norm: a plain residual block."""
@@ -142,12 +152,12 @@ class ConvCodec(nn.Module):
     @property
     def temporal_stride(self) -> int:
         """1: every pixel frame is a frame."""
-        return 1
+        return self.config.temporal_stride
 
     @property
     def latent(self) -> LatentShape:
         """Size of a latent frame."""
-        return LatentShape(self.config.latent_channels, self.config.height // self.config.stride, self.config.width // self.config.stride)
+        return self.config.latent
 
     def encode_raw(self, pixels: Tensor) -> Tensor:
         """`[N, 3, H, W]` -> latents before standardisation, bounded to (-3, 3) by 3 tanh(x / 3)."""

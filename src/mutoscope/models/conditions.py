@@ -70,6 +70,16 @@ class Conditions:
         """`travel` with each frame's own actions: `[batch, frame, action]` float64."""
         return self.travel + own_travel(self.actions, self.known)
 
+    def as_first(self) -> "Conditions":
+        """These frames as the begin of a clip, whose first frame is one pixel frame: its last, with its action `temporal_stride` times.
+
+        Where the camera stands in every frame stays the same.
+        """
+        alone = self.actions[:, :1, -1:].expand_as(self.actions[:, :1])
+        before = self.travelled()[:, :1] - own_travel(alone, self.known[:, :1])
+        actions, travel = torch.cat([alone, self.actions[:, 1:]], dim=1), torch.cat([before, self.travel[:, 1:]], dim=1)
+        return replace(self, actions=actions, travel=travel)
+
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "Conditions":
         """On a device, floats in a type; travel stays in float64."""
         text, negative = (text_on(item, device, dtype) for item in (self.text, self.negative))

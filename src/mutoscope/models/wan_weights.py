@@ -13,7 +13,7 @@ from torch import Tensor
 from mutoscope.core.config import to_plain
 from mutoscope.core.errors import CheckpointError
 from mutoscope.core.files import hash_file, write_atomically, write_folder, write_json
-from mutoscope.models.checkpoint import CheckpointManifest, read_manifest
+from mutoscope.models.checkpoint import IMPORTED, CheckpointManifest, read_manifest
 from mutoscope.models.foreign import INDEX, WEIGHT_STEMS, ForeignWeights, read_safetensors
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
 from mutoscope.models.wan_config import WanSizes, diffusers_config, read_sizes
@@ -88,7 +88,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def import_wan(weights: ForeignWeights, manifest: CheckpointManifest, target: Path, codec: Mapping[str, Tensor] | None = None) -> None:
     """Write foreign weights as a checkpoint folder, bit for bit and in their own types. Nothing is written unless all of it fits.
 
-    The codec's weights, under diffusers' names, lie beside them where they are given, as `vae.*`; `codec_hash` then names them.
+    The codec's weights, under diffusers' names, lie beside them where they are given, as `vae.*`; `codec_hash` then names them, and
+    `recipe_hash` the model's.
     """
     if manifest.model is None:
         raise CheckpointError("a checkpoint of a transformer needs its dimensions")
@@ -96,10 +97,10 @@ def import_wan(weights: ForeignWeights, manifest: CheckpointManifest, target: Pa
 
     def write(folder: Path) -> None:
         write_tensors(folder / "average.safetensors", tensors)
-        named = manifest
+        named = replace(manifest, recipe_hash=f"{IMPORTED}{hash_file(folder / 'average.safetensors')[:16]}")
         if codec is not None:
             write_tensors(folder / "codec.safetensors", {f"{CODEC_PREFIX}{name}": tensor for name, tensor in codec.items()})
-            named = replace(manifest, codec_hash=hash_file(folder / "codec.safetensors")[:16])
+            named = replace(named, codec_hash=hash_file(folder / "codec.safetensors")[:16])
         write_json(folder / "manifest.json", to_plain(named))
 
     write_folder(target, write)

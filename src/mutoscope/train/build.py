@@ -7,10 +7,9 @@ from torch import nn
 from mutoscope.core.errors import ConfigError
 from mutoscope.memory.kinds import StateConfig
 from mutoscope.memory.policy import state_of
-from mutoscope.models.checkpoint import Checkpoint, StageName
+from mutoscope.models.checkpoint import Checkpoint, CodecConfig, StageName
 from mutoscope.models.codec import Codec, ConvCodec
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
-from mutoscope.models.wan_config import WanCodecConfig
 from mutoscope.train.config import (
     AutoregressiveStage,
     AverageStage,
@@ -32,6 +31,7 @@ from mutoscope.train.stages.consistency import ConsistencyRun
 from mutoscope.train.stages.matching import MatchingRun
 from mutoscope.train.stages.ode import OdeRun
 from mutoscope.train.stages.teachers import AutoregressiveRun, BidirectionalRun
+from mutoscope.train.stages.windows import window_start
 
 MANY_STEPS = 32
 
@@ -66,7 +66,7 @@ def build_stage(run: RunConfig, stage: LearningStage, inputs: dict[str, Checkpoi
         case ConsistencyStage(), _:
             return ConsistencyRun.make(run, stage, models[stage.start])
         case MatchingStage(), _:
-            return MatchingRun.make(run, stage, models[stage.start], models[stage.score])
+            return MatchingRun.make(run, stage, models[stage.start], models[stage.score], window_start(inputs[stage.start].codec))
     raise ConfigError(f"stage '{stage.name}' of kind {type(stage).__name__} cannot be built around a {type(fresh).__name__}")
 
 
@@ -86,7 +86,7 @@ def recall_of(run: RunConfig, stage: StageConfig) -> StateConfig | None:
     return None if isinstance(stage, (CodecStage, BidirectionalStage, PublishedStage)) else state_of(run.memory)
 
 
-def transformer_config(model: ModelConfig, codec: Codec | WanCodecConfig, action_dim: int, recall: StateConfig | None) -> TransformerConfig:
+def transformer_config(model: ModelConfig, codec: Codec | CodecConfig, action_dim: int, recall: StateConfig | None) -> TransformerConfig:
     """A recipe's transformer, sized for its codec and world, with a learned memory or without."""
     return TransformerConfig(
         latent=codec.latent,

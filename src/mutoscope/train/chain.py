@@ -3,7 +3,7 @@
 Run folder:
     run.json, environment.json, README.md     what this run is
     data/train, data/held-out                 recorded clips (or links that were given)
-    latents/                                  the training clips, encoded
+    latents/                                  the training clips, encoded (where they were not given as latents)
     prompts/                                  embeddings of the captions, where the model is told in words what to show
     <stage>/metrics.jsonl, curves.png, samples/, state/, checkpoint/
 """
@@ -20,14 +20,13 @@ from mutoscope.core.config import config_hash, from_plain, to_plain
 from mutoscope.core.errors import CheckpointError, ConfigError, DataError
 from mutoscope.core.files import hash_file, read_json, write_bytes, write_json
 from mutoscope.core.provenance import provenance
+from mutoscope.core.shapes import pixel_frames
 from mutoscope.core.streams import derive_seed, stream
 from mutoscope.data.batches import ClipSampler
 from mutoscope.data.captions import PROMPTS
 from mutoscope.data.clips import ClipDataset, open_dataset
-from mutoscope.memory.kinds import state_name
 from mutoscope.memory.policy import Full
 from mutoscope.models.checkpoint import (
-    FORMAT_VERSION,
     Checkpoint,
     CheckpointManifest,
     CodecConfig,
@@ -42,23 +41,24 @@ from mutoscope.models.checkpoint import (
 from mutoscope.models.codec import ConvCodec, ConvCodecConfig, to_model_pixels
 from mutoscope.models.text_cache import open_cache
 from mutoscope.models.transformer import VideoTransformer
-from mutoscope.train.build import build_stage, recall_of, stage_figures, transformer_config
+from mutoscope.train.build import build_stage, stage_figures
 from mutoscope.train.config import (
     AverageStage,
     BidirectionalStage,
     CodecStage,
     LearningStage,
-    MatchingStage,
     PublishedStage,
     RunConfig,
     StageConfig,
     parents,
 )
 from mutoscope.train.loop import LoopPlan, run_loop
+from mutoscope.train.manifests import codec_source, recipe_manifest, temporal_stride
 from mutoscope.train.parallel import Workers
 from mutoscope.train.pictures import draw_average, draw_samples, sample_frames
 from mutoscope.train.prompts import CachedPrompts, NoPrompts, Prompts, gather_prompts, prompts_identity
-from mutoscope.train.sources import ClipSource, encode_dataset
+from mutoscope.train.published import check_imports, imported_identity, imported_manifest
+from mutoscope.train.sources import CLIPS, ClipSource, encode_clips, encode_dataset, is_prepared
 from mutoscope.train.stages.codec import measure_latents
 
 NUM_STARTS = 8
@@ -80,7 +80,9 @@ class Chain:
         return self.folder / stage / "checkpoint"
 
     def stage_identity(self, stage: StageConfig) -> str:
-        """Hash of all that this stage's result depends on: its own config, its data and its ancestors'."""
+        """Hash of all that this stage's result depends on: its own config, its data and its ancestors'; of imported weights, themselves."""
+        if (imported := imported_manifest(self.checkpoint_path(stage.name))) is not None:
+            return imported_identity(stage, imported)
         shards = tuple(shard.sha256 for shard in self.train_data.manifest.shards)
         if isinstance(stage, CodecStage):  # it sees single frames: neither transformer nor memory nor clip length matter to it
             return config_hash((self.run.data, self.run.seed, self.run.precision, shards, stage))
@@ -88,7 +90,7 @@ class Chain:
         if isinstance(stage, BidirectionalStage):  # whole clips: neither memory nor chunks matter to it
             run = replace(run, memory=Full(run.clip_frames), chunk_frames=1)
         base = (run, shards) if run.text == "none" else (run, shards, prompts_identity(self.folder, run.text, self.train_data))
-        ancestry = [self.stage_identity(parent) for parent in (*map(self.run.stage, parents(stage)), self.codec_stage)]
+        ancestry = [self.stage_identity(parent) for parent in (*map(self.run.stage, parents(stage)), codec_source(self.run))]
         return config_hash((base, stage, tuple(ancestry)))
 
     @property
@@ -98,13 +100,13 @@ class Chain:
         return NoPrompts() if text == "none" else CachedPrompts(open_cache(self.folder / PROMPTS), text.negative)
 
     @property
-    def codec_stage(self) -> CodecStage:
-        """The recipe's first stage."""
-        return self.run.codec_stage
+    def codec_path(self) -> Path:
+        """The checkpoint that holds the run's codec."""
+        return self.checkpoint_path(codec_source(self.run).name)
 
 
 def open_chain(run: RunConfig, folder: Path, data: Path, held_out: Path, workers: Workers) -> Chain:
-    """Open or create a run folder; a folder that holds another run, and a recipe that trains no codec, are refused in words."""
+    """Open or create a run folder; a folder that holds another run, or lacks published weights that it needs, is refused in words."""
     check_trainable(run)
     folder = Path(folder)
     if (folder / "run.json").is_file():
@@ -120,16 +122,13 @@ def open_chain(run: RunConfig, folder: Path, data: Path, held_out: Path, workers
         write_json(folder / "run.json", to_plain(run))
         note_session(folder)
         write_bytes(folder / "README.md", run_readme(run).encode())
+    check_imports(run, folder, chain.train_data.world.actions.dim)  # last: its advice is to import for the run.json that is there now
     return chain
 
 
 def check_trainable(run: RunConfig) -> None:
-    """A chain is trained from recorded frames through a codec of its own; recipes with published parts are refused."""
-    if run.codec != "trained" or any(isinstance(stage, PublishedStage) for stage in run.stages):
-        raise ConfigError(
-            f"'{run.name}' is built on published weights, which can be imported and exported, but not trained on yet; "
-            "recipes that can be trained begin with a codec of their own, such as scroll or doom"
-        )
+    """A recipe has a codec, trained or published, and prompts if its model reads some."""
+    codec_source(run)
     if (run.model.text_dim > 0) != (run.text != "none"):
         raise ConfigError(
             f"'{run.name}' has prompts ({run.text}) and a model of text_dim {run.model.text_dim}; give both, or text 'none' and text_dim 0"
@@ -148,20 +147,39 @@ def check_data(chain: Chain) -> None:
     world = chain.train_data.world
     if world != chain.held_out.world:
         raise ConfigError(f"{chain.train_data.path} and {chain.held_out.path} were recorded from different worlds")
-    needs = ((chain.train_data, chain.run.longest_clip), (chain.held_out, max(sample_frames(chain.run), START_FRAMES)))
-    for dataset, frames in needs:
-        longest = max(episode.num_frames for episode in dataset.episodes)
-        if longest < frames:
-            raise DataError(
-                f"this run needs clips of {frames} frames, and the longest episode of {dataset.path} has {longest}; "
-                f"record longer ones{_shorter_rollouts(chain.run, frames)}"
-            )
+    if (world.height, world.width) != (chain.run.data.height, chain.run.data.width) and chain.run.codec != "trained":
+        raise DataError(
+            f"{chain.train_data.path} has pictures of {world.height}x{world.width}, and the recipe's codec is for "
+            f"{chain.run.data.height}x{chain.run.data.width}; prepare clips of that size, or change data.height, "
+            "data.width, codec.height and codec.width"
+        )
+    check_lengths(chain)
     for stage in chain.run.stages:
         path = chain.checkpoint_path(stage.name)
-        if (path / "manifest.json").is_file() and read_manifest(path).world != world:
+        if not (path / "manifest.json").is_file():
+            continue
+        before = read_manifest(path)
+        if before.world != world and not before.imported:
             raise CheckpointError(
-                f"{path} was trained on the world {read_manifest(path).world}, and {chain.train_data.path} is of {world}; "
+                f"{path} was trained on the world {before.world}, and {chain.train_data.path} is of {world}; "
                 "give another run folder, or the data that it was trained on"
+            )
+
+
+def check_lengths(chain: Chain) -> None:
+    """Both data sets have clips of every length that is read; DataError says how long they must be."""
+    run, stride = chain.run, temporal_stride(chain.run)
+    prepared = is_prepared(chain.train_data)
+    longest = run.longest_clip
+    wanted = longest if prepared else pixel_frames(longest, stride)
+    shown = pixel_frames(max(sample_frames(run), START_FRAMES), stride)
+    for dataset, frames in ((chain.train_data, wanted), (chain.held_out, shown)):
+        found = max(episode.num_frames for episode in dataset.episodes)
+        if found < frames:
+            unit, verb = ("latent frames", "prepare") if prepared and dataset is chain.train_data else ("frames", "record")
+            other = _shorter_rollouts(run, longest) if frames == wanted else ""
+            raise DataError(
+                f"this run needs clips of {frames} {unit}, and the longest episode of {dataset.path} has {found}; {verb} longer ones{other}"
             )
 
 
@@ -192,9 +210,7 @@ def train_chain(chain: Chain, only: tuple[str, ...], after_stage: Callable[[Stag
         if not is_finished(chain, stage):
             if isinstance(stage, AverageStage):
                 average_students(chain, stage)
-            elif isinstance(stage, PublishedStage):
-                raise CheckpointError(f"stage '{stage.name}' has published weights; write them to {path} with: mutoscope import")
-            else:
+            elif not isinstance(stage, PublishedStage):
                 train_stage(chain, stage)
             if chain.workers.leads:
                 after_stage(stage, path)
@@ -202,9 +218,14 @@ def train_chain(chain: Chain, only: tuple[str, ...], after_stage: Callable[[Stag
 
 
 def is_finished(chain: Chain, stage: StageConfig) -> bool:
-    """True if this stage's checkpoint exists and was made by this very configuration."""
+    """True if this stage's checkpoint exists and was made by this very configuration, or was imported."""
     path = chain.checkpoint_path(stage.name)
-    return (path / "manifest.json").is_file() and read_manifest(path).recipe_hash == chain.stage_identity(stage)
+    return (path / "manifest.json").is_file() and is_of(chain, stage, read_manifest(path))
+
+
+def is_of(chain: Chain, stage: StageConfig, manifest: CheckpointManifest) -> bool:
+    """True if a manifest is that of this stage in this chain; `check_imports` has looked at imported ones."""
+    return manifest.imported or manifest.recipe_hash == chain.stage_identity(stage)
 
 
 def train_stage(chain: Chain, stage: LearningStage) -> None:
@@ -214,15 +235,13 @@ def train_stage(chain: Chain, stage: LearningStage) -> None:
     if isinstance(stage, CodecStage):
         train_codec(chain, stage, plan)
         return
-    codec_manifest, codec = load_codec(chain.checkpoint_path(chain.codec_stage.name), chain.workers.device)
-    latents = prepare_latents(chain, codec)
-    seed, frames = derive_seed(chain.run.seed, stage.name), chain.run.frames_read(stage)
-    source = ClipSource(latents, "latents", frames, stage.update, seed, chain.workers, chain.prompts)
+    codec_manifest, codec = load_codec(chain.codec_path, chain.workers.device)
+    source = latent_source(chain, stage, codec)
     inputs = {name: load_parent(chain, name) for name in parents(stage)}
-    run_stage = build_stage(chain.run, stage, inputs, fresh_model(chain, stage, codec), source)
-    run_loop(run_stage, source, plan, chain.workers, lambda update: draw_samples(chain, stage, run_stage, codec, update))
+    manifest = stage_manifest(chain, stage, codec_manifest.codec, inputs)
+    run_stage = build_stage(chain.run, stage, inputs, fresh_model(chain, manifest, inputs), source)
+    run_loop(run_stage, source, plan, chain.workers, lambda update: draw_samples(chain, stage, run_stage, codec, manifest, update))
     if chain.workers.leads:
-        manifest = stage_manifest(chain, stage, codec_manifest.codec, inputs)
         learner = run_stage.learners["model"]
         manifest = replace(manifest, updates=learner.updates)
         starts = draw_starts(chain)
@@ -237,12 +256,12 @@ def average_students(chain: Chain, stage: AverageStage) -> None:
     """The mean of finished students as a checkpoint of its own, with a sample video. Its `updates` are those of all of them."""
     if not chain.workers.leads:
         return
-    codec_manifest, codec = load_codec(chain.checkpoint_path(chain.codec_stage.name), chain.workers.device)
+    codec_manifest, codec = load_codec(chain.codec_path, chain.workers.device)
     inputs = {name: load_parent(chain, name) for name in stage.of}
     manifest = stage_manifest(chain, stage, codec_manifest.codec, inputs)
     manifest = replace(manifest, updates=sum(student.manifest.updates for student in inputs.values()))
     mean = mean_model([student.model for student in inputs.values()])
-    draw_average(chain, stage, mean, codec)
+    draw_average(chain, stage, mean, codec, manifest)
     save_checkpoint(chain.checkpoint_path(stage.name), manifest, model=None, average=mean, codec=codec, starts=draw_starts(chain))
     chain.prompts.keep(chain.checkpoint_path(stage.name))
 
@@ -255,18 +274,31 @@ def mean_model(models: Sequence[VideoTransformer]) -> VideoTransformer:
     return mean
 
 
-def prepare_latents(chain: Chain, codec: LoadedCodec) -> ClipDataset:
-    """The training clips through the codec, once per codec."""
+def latent_source(chain: Chain, stage: LearningStage, codec: LoadedCodec) -> ClipSource:
+    """The clips of a stage as latents: as they were prepared, or encoded here."""
+    seed, frames = derive_seed(chain.run.seed, stage.name), chain.run.frames_read(stage)
+    prepared = is_prepared(chain.train_data)
+    latents = chain.train_data if prepared else prepare_latents(chain, codec, frames)
+    array = CLIPS if prepared or codec.temporal_stride > 1 else "latents"
+    return ClipSource(latents, array, frames, stage.update, seed, chain.workers, chain.prompts)
+
+
+def prepare_latents(chain: Chain, codec: LoadedCodec, frames: int) -> ClipDataset:
+    """The training clips through the codec: once per codec, and with a temporal stride once per length of clips as well."""
     target = chain.folder / "latents" / codec_hash(chain)
-    if chain.workers.leads:
+    if codec.temporal_stride > 1:
+        target = target / f"clips-of-{frames}"
+    if chain.workers.leads and codec.temporal_stride > 1:
+        encode_clips(chain.train_data, codec, frames, target, chain.workers.device)
+    elif chain.workers.leads:
         encode_dataset(chain.train_data, codec, target, chain.workers.device)
     chain.workers.wait()
     return open_dataset(target)
 
 
 def codec_hash(chain: Chain) -> str:
-    """Names the codec's weights."""
-    return hash_file(chain.checkpoint_path(chain.codec_stage.name) / "codec.safetensors")[:16]
+    """Names the codec's weights; an imported checkpoint says it itself."""
+    return read_manifest(chain.codec_path).codec_hash or hash_file(chain.codec_path / "codec.safetensors")[:16]
 
 
 def load_parent(chain: Chain, name: str) -> Checkpoint:
@@ -275,7 +307,7 @@ def load_parent(chain: Chain, name: str) -> Checkpoint:
     if not (path / "manifest.json").is_file():
         raise CheckpointError(f"stage '{name}' has no finished checkpoint at {path}; train it first")
     checkpoint = load_checkpoint(path, chain.workers.device)
-    if checkpoint.manifest.recipe_hash != chain.stage_identity(stage):
+    if not is_of(chain, stage, checkpoint.manifest):
         raise CheckpointError(
             f"{path} was made by another configuration of stage '{name}', or from other training data; "
             "train it again or give another run folder"
@@ -285,21 +317,27 @@ def load_parent(chain: Chain, name: str) -> Checkpoint:
     return checkpoint
 
 
-def fresh_model(chain: Chain, stage: StageConfig, codec: LoadedCodec) -> VideoTransformer:
-    """A stage's transformer with fresh weights, sized for its codec and world."""
-    config = transformer_config(chain.run.model, codec, chain.train_data.world.actions.dim, recall_of(chain.run, stage))
-    return VideoTransformer(config).initialise(stream(chain.run.seed, "model weights")).to(chain.workers.device)
+def fresh_model(chain: Chain, manifest: CheckpointManifest, inputs: dict[str, Checkpoint]) -> VideoTransformer:
+    """A stage's transformer with fresh weights, or with none where a parent has them all."""
+    assert manifest.model is not None
+    if any(parent.model.config == manifest.model for parent in inputs.values()):
+        with torch.device("meta"):
+            return VideoTransformer(manifest.model)
+    return VideoTransformer(manifest.model).initialise(stream(chain.run.seed, "model weights")).to(chain.workers.device)
 
 
 def train_codec(chain: Chain, stage: CodecStage, plan: LoopPlan) -> None:
     """Stage 0: fresh codec, trained on single frames, then its latent statistics."""
     world, workers = chain.train_data.world, chain.workers
+    if is_prepared(chain.train_data):
+        raise DataError(f"{chain.train_data.path} holds latents of another codec, and this recipe trains its own; give recorded frames")
     config = ConvCodecConfig(world.height, world.width, stage.latent_channels, stage.widths, stage.blocks)
     codec = ConvCodec(config).initialise(stream(chain.run.seed, "codec weights")).to(workers.device)
     seed, frames = derive_seed(chain.run.seed, stage.name), chain.run.frames_read(stage)
     source = ClipSource(chain.train_data, "frames", frames, stage.update, seed, workers)
     run_stage = build_stage(chain.run, stage, {}, codec, source)
-    run_loop(run_stage, source, plan, workers, lambda update: draw_samples(chain, stage, run_stage, codec, update))
+    manifest = stage_manifest(chain, stage, config, {})
+    run_loop(run_stage, source, plan, workers, lambda update: draw_samples(chain, stage, run_stage, codec, manifest, update))
     average = run_stage.learners["codec"].average
     assert isinstance(average, ConvCodec)
     sampler = ClipSampler(
@@ -309,7 +347,7 @@ def train_codec(chain: Chain, stage: CodecStage, plan: LoopPlan) -> None:
         average, [to_model_pixels(torch.from_numpy(sampler.batch(index).arrays["frames"]).to(workers.device)) for index in range(32)]
     )
     if workers.leads:
-        manifest = replace(stage_manifest(chain, stage, config, {}), updates=run_stage.learners["codec"].updates)
+        manifest = replace(manifest, updates=run_stage.learners["codec"].updates)
         manifest = replace(manifest, latent_mean=tuple(average.latent_mean.tolist()), latent_std=tuple(average.latent_std.tolist()))
         save_checkpoint(chain.checkpoint_path(stage.name), manifest, model=None, average=None, codec=freeze(average), starts=None)
     workers.wait()
@@ -317,56 +355,16 @@ def train_codec(chain: Chain, stage: CodecStage, plan: LoopPlan) -> None:
 
 def stage_manifest(chain: Chain, stage: StageConfig, codec: CodecConfig, inputs: dict[str, Checkpoint]) -> CheckpointManifest:
     """The manifest of a stage's checkpoint, its figures for play taken from the stage's own config."""
-    run, is_codec = chain.run, isinstance(stage, CodecStage)
-    path = chain.checkpoint_path(chain.codec_stage.name)
-    before = None if is_codec else read_manifest(path)
-    model = None if is_codec else fresh_model(chain, stage, load_codec(path)[1]).config
-    figures = stage_figures(stage, inputs)
-    return CheckpointManifest(
-        format_version=FORMAT_VERSION,
-        stage=figures.kind,
-        world=chain.train_data.world,
-        codec=codec,
-        model=model,
-        codec_hash="" if is_codec else codec_hash(chain),
-        memory=run.memory_of(stage),
-        chunk_frames=run.chunk_frames,
-        clip_frames=run.clip_frames,
-        shift=run.shift,
-        teacher_steps=figures.teacher_steps,
-        student_steps=figures.student_steps,
-        first_chunk_steps=figures.first_chunk_steps,
-        distilled_guidance=figures.guidance,
-        action_dropout=figures.action_dropout,
-        precision=run.precision,
-        updates=0,
+    said = recipe_manifest(chain.run, stage, stage_figures(stage, inputs), chain.train_data.world, codec)
+    said = replace(
+        said,
         parents=tuple(f"{name}:{checkpoint.hash}" for name, checkpoint in inputs.items()),
-        recipe=run.name,
         recipe_hash=chain.stage_identity(stage),
-        latent_mean=() if before is None else before.latent_mean,
-        latent_std=() if before is None else before.latent_std,
-        memory_modules=memory_modules(run, stage),
-        beginning=run.beginning,
-        conditions=told_by(chain),
-        text=run.text,
     )
-
-
-def told_by(chain: Chain) -> tuple[str, ...]:
-    """What the model is told: actions, text, or both."""
-    told = (("actions", chain.train_data.world.actions.dim > 0), ("text", chain.run.text != "none"))
-    return tuple(name for name, there in told if there)
-
-
-def memory_modules(run: RunConfig, stage: StageConfig) -> tuple[str, ...]:
-    """The learned memory in a stage's model, and whether the stage taught its writing."""
-    recall = recall_of(run, stage)
-    if recall is None:
-        return ()
-    frozen = isinstance(stage, MatchingStage) and stage.memory_writes == "frozen"
-    taught = "writing frozen (matching reads what the detached past wrote)" if frozen else "writing taught"
-    source = ", from last passes" if recall.written_from == "last pass" else ""
-    return (f"{state_name(recall)}: {taught}{source}",)
+    if isinstance(stage, CodecStage):
+        return said
+    before = read_manifest(chain.codec_path)
+    return replace(said, codec_hash=codec_hash(chain), latent_mean=before.latent_mean, latent_std=before.latent_std)
 
 
 def episode_begins(dataset: ClipDataset, frames: int) -> np.ndarray:
@@ -380,16 +378,17 @@ def episode_begins(dataset: ClipDataset, frames: int) -> np.ndarray:
 
 
 def draw_starts(chain: Chain) -> Starts:
-    """Real held-out clips that play can begin from."""
+    """Real held-out clips that play can begin from: the pixel frames of `START_FRAMES` frames."""
+    frames = pixel_frames(START_FRAMES, temporal_stride(chain.run))
     sampler = ClipSampler(
         chain.held_out,
-        clip_frames=START_FRAMES,
+        clip_frames=frames,
         batch_size=NUM_STARTS,
         seed=derive_seed(chain.run.seed, "starts"),
         arrays=("frames", "actions"),
     )
-    batch = sampler.batch(0) if chain.run.text == "none" else sampler.windows(episode_begins(chain.held_out, START_FRAMES))
-    stops = batch.starts + START_FRAMES
+    batch = sampler.batch(0) if chain.run.text == "none" else sampler.windows(episode_begins(chain.held_out, frames))
+    stops = batch.starts + frames
     ways = np.zeros((NUM_STARTS, stops.max() - 1, chain.held_out.world.actions.dim), np.float32)
     for way, episode, stop in zip(ways, batch.episodes, stops, strict=True):
         way[: stop - 1] = chain.held_out.read(int(episode), 1, int(stop), ("actions",))["actions"]

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from mutoscope.core.errors import MissingPackageError
+from mutoscope.core.shapes import pixel_frames
 from mutoscope.core.streams import derive_seed
 from mutoscope.data.batches import Batch, ClipSampler
 from mutoscope.media.curves import plot_curves
 from mutoscope.media.sheet import contact_sheet, write_png
 from mutoscope.media.video import write_video
-from mutoscope.models.checkpoint import Checkpoint, LoadedCodec, freeze
+from mutoscope.models.checkpoint import Checkpoint, CheckpointManifest, LoadedCodec, freeze
 from mutoscope.models.codec import ConvCodec, to_frames
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.denoise import bidirectional
@@ -27,6 +28,7 @@ from mutoscope.rollout.generate import generate
 from mutoscope.rollout.session import default_config
 from mutoscope.train.config import BidirectionalStage, CodecStage, RunConfig, StageConfig
 from mutoscope.train.loop import StageRun
+from mutoscope.train.manifests import temporal_stride
 from mutoscope.train.sources import clip_tensors
 
 if TYPE_CHECKING:
@@ -35,27 +37,30 @@ if TYPE_CHECKING:
 ROWS, CONTEXT, SAMPLE_STEPS = 4, 4, 16
 
 
-def draw_samples(chain: "Chain", stage: StageConfig, run_stage: StageRun, codec: LoadedCodec, update: int) -> None:
+def draw_samples(
+    chain: "Chain", stage: StageConfig, run_stage: StageRun, codec: LoadedCodec, manifest: CheckpointManifest, update: int
+) -> None:
     """Write `samples/update-N.mp4` and `.png` and refresh `curves.png`; packages that are absent are named once, and nothing stops."""
     folder, batch = chain.folder / stage.name, sample_clips(chain, stage)
     real = np.ascontiguousarray(batch.arrays["frames"])
-    clip, conditions = clip_tensors(batch, "frames", chain.workers.device)
+    clip, conditions = clip_tensors(batch, "frames", chain.workers.device, codec.temporal_stride)
     if isinstance(stage, CodecStage):
         made = reconstruct(run_stage, clip)
     elif isinstance(stage, BidirectionalStage):
         length = chain.run.clip_frames
-        real, made = real[:, :length], sample_whole_clips(chain, run_stage, codec, told(chain, batch, conditions.frames(0, length)))
+        real = real[:, : pixel_frames(length, codec.temporal_stride)]
+        made = sample_whole_clips(chain, run_stage, codec, told(chain, batch, conditions.frames(0, length)))
     else:
-        made = continue_clips(chain, stage, run_stage.learners["model"].average, codec, batch)
+        made = continue_clips(chain, run_stage.learners["model"].average, codec, manifest, batch)
     with absent_packages_named(folder):
         save_pictures(folder, real, made, chain.train_data.world.content_rate, update)
         plot_curves(folder / "metrics.jsonl", folder / "curves.png")
 
 
-def draw_average(chain: "Chain", stage: StageConfig, model: VideoTransformer, codec: LoadedCodec) -> None:
+def draw_average(chain: "Chain", stage: StageConfig, model: VideoTransformer, codec: LoadedCodec, manifest: CheckpointManifest) -> None:
     """The samples of a stage that made no updates, and so has no curves."""
     folder, batch = chain.folder / stage.name, sample_clips(chain, stage)
-    real, made = np.ascontiguousarray(batch.arrays["frames"]), continue_clips(chain, stage, model, codec, batch)
+    real, made = np.ascontiguousarray(batch.arrays["frames"]), continue_clips(chain, model, codec, manifest, batch)
     with absent_packages_named(folder):
         save_pictures(folder, real, made, chain.train_data.world.content_rate, 0)
 
@@ -71,7 +76,7 @@ def absent_packages_named(folder: Path) -> Iterator[None]:
 
 def sample_clips(chain: "Chain", stage: StageConfig) -> Batch:
     """The held-out clips that every stage's samples continue."""
-    frames = 1 if isinstance(stage, CodecStage) else sample_frames(chain.run)
+    frames = 1 if isinstance(stage, CodecStage) else pixel_frames(sample_frames(chain.run), temporal_stride(chain.run))
     seed = derive_seed(chain.run.seed, "samples")
     return ClipSampler(chain.held_out, clip_frames=frames, batch_size=ROWS, seed=seed, arrays=("frames", "actions")).batch(0)
 
@@ -82,7 +87,7 @@ def told(chain: "Chain", batch: Batch, conditions: Conditions) -> Conditions:
 
 
 def sample_frames(run: RunConfig) -> int:
-    """Length of the sample clips: a training clip, or twelve frames after the context where that is more."""
+    """Length of the sample clips in frames: a training clip, or twelve frames after the context where that is more."""
     return max(run.clip_frames, CONTEXT + 12)
 
 
@@ -119,19 +124,16 @@ def sample_whole_clips(chain: "Chain", run_stage: StageRun, codec: LoadedCodec, 
     return to_frames(codec.decode(x)).cpu().numpy()
 
 
-def continue_clips(chain: "Chain", stage: StageConfig, model: nn.Module, codec: LoadedCodec, batch: Batch) -> np.ndarray:
+def continue_clips(chain: "Chain", model: nn.Module, codec: LoadedCodec, manifest: CheckpointManifest, batch: Batch) -> np.ndarray:
     """Real context, then the stage's model in the regime that its manifest names."""
-    from mutoscope.train.chain import load_parent, parents, stage_manifest
-
-    inputs = {name: load_parent(chain, name) for name in parents(stage)}
-    manifest = stage_manifest(chain, stage, codec.config, inputs)
+    context = pixel_frames(CONTEXT, codec.temporal_stride)
     frozen = freeze(copy.deepcopy(model))
     assert isinstance(frozen, VideoTransformer)
     checkpoint = Checkpoint(chain.folder, manifest, frozen, codec, None)
     config = default_config(manifest)
     config = replace(config, steps=min(config.steps, SAMPLE_STEPS), first_chunk_steps=min(config.first_chunk_steps, SAMPLE_STEPS))
-    real, actions, known = np.ascontiguousarray(batch.arrays["frames"]), batch.arrays["actions"], batch.known[:, :CONTEXT]
-    seen, done, asked = real[:, :CONTEXT], actions[:, :CONTEXT], actions[:, CONTEXT:]
+    real, actions, known = np.ascontiguousarray(batch.arrays["frames"]), batch.arrays["actions"], batch.known[:, :context]
+    seen, done, asked = real[:, :context], actions[:, :context], actions[:, context:]
     prompts = chain.held_out.captions_of(batch.episodes) if frozen.config.text_dim else ()
     made = generate(checkpoint, config, frames=seen, context_actions=done, known=known, actions=asked, prompts=prompts)
     return np.concatenate([seen, made], axis=1)

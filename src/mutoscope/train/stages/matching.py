@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from mutoscope.core.errors import ConfigError
 from mutoscope.models.checkpoint import freeze
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.denoise import bidirectional, played_layout, replay_since
@@ -22,6 +23,7 @@ from mutoscope.train.batch import ClipBatch, Draws
 from mutoscope.train.config import MatchingStage, RunConfig
 from mutoscope.train.learner import Learner, make_learner
 from mutoscope.train.stages.clips import draw_context
+from mutoscope.train.stages.windows import WindowStart, as_generated
 
 
 @dataclass
@@ -32,16 +34,23 @@ class MatchingRun:
     config: MatchingStage
     teacher: VideoTransformer
     learners: dict[str, Learner[VideoTransformer]]
+    begin: WindowStart
     made: dict[Draws, Rollout] = field(default_factory=dict)
 
     @staticmethod
-    def make(run: RunConfig, config: MatchingStage, student: VideoTransformer, score: VideoTransformer) -> "MatchingRun":
-        """Student from the stage before; teacher and critic from the bidirectional teacher."""
+    def make(
+        run: RunConfig, config: MatchingStage, student: VideoTransformer, score: VideoTransformer, begin: WindowStart = as_generated
+    ) -> "MatchingRun":
+        """Student from the stage before; teacher and critic from the bidirectional teacher. `begin` is how windows of the codec begin."""
+        if config.frames_beyond_clip and student.config.temporal_stride > 1 and begin is as_generated:
+            raise ConfigError(
+                "a window of a long rollout begins with a frame of several pixel frames: give the codec that encodes it again"
+            )
         learners = {
             "critic": make_learner(copy.deepcopy(score), config.update, learning_rate=config.critic_learning_rate),
             "model": make_learner(copy.deepcopy(student), config.update, average_from=config.average_from),
         }
-        return MatchingRun(run, config, freeze(score), learners)
+        return MatchingRun(run, config, freeze(score), learners, begin)
 
     def turns(self, update: int) -> tuple[str, ...]:
         """The critic first, so that it is never a step behind the student that it judges."""
@@ -56,7 +65,7 @@ class MatchingRun:
         frames = self.rollout_frames(batch.clip_draws)
         batch = replace(batch, clean=batch.clean[:, :frames], conditions=batch.conditions.frames(0, frames))
         rollout = self._rollout(batch) if self.config.rollouts == "own" else self._shared_rollout(batch)
-        window = score_window(rollout, batch.conditions, self.run.clip_frames)
+        window = self.begin(rollout, score_window(rollout, batch.conditions, self.run.clip_frames))
         return self._critic_loss(window, batch.draws) if turn == "critic" else self._student_loss(batch, rollout, window)
 
     def rollout_frames(self, draws: Draws) -> int:
@@ -117,7 +126,7 @@ class MatchingRun:
             student, rollout.clean, rollout.noisy, rollout.sigma, batch.conditions, clip, first, self.config.memory_writes
         )
         sample = x0_from_velocity(rollout.noisy[:, first:], velocity, rollout.sigma[:, first:])
-        return torch.cat([rollout.clean[:, window.start : first], sample], dim=1)
+        return torch.cat([window.clean[:, : first - window.start], sample], dim=1)
 
     @torch.no_grad()
     def _score_difference(self, sample: Tensor, window: ScoreWindow, draws: Draws) -> Tensor:
