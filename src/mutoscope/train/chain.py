@@ -255,7 +255,7 @@ def load_parent(chain: Chain, name: str) -> Checkpoint:
     stage, path = chain.run.stage(name), chain.checkpoint_path(name)
     if not (path / "manifest.json").is_file():
         raise CheckpointError(f"stage '{name}' has no finished checkpoint at {path}; train it first")
-    checkpoint = load_checkpoint(path, chain.workers.device)
+    checkpoint = load_checkpoint(path, chain.workers.home)
     if checkpoint.manifest.recipe_hash != chain.stage_identity(stage):
         raise CheckpointError(
             f"{path} was made by another configuration of stage '{name}', or from other training data; "
@@ -269,7 +269,7 @@ def load_parent(chain: Chain, name: str) -> Checkpoint:
 def fresh_model(chain: Chain, stage: StageConfig, codec: LoadedCodec) -> VideoTransformer:
     """A stage's transformer with fresh weights, sized for its codec and world."""
     config = transformer_config(chain.run.model, codec, chain.train_data.world.actions.dim, recall_of(chain.run, stage))
-    return VideoTransformer(config).initialise(stream(chain.run.seed, "model weights")).to(chain.workers.device)
+    return VideoTransformer(config).initialise(stream(chain.run.seed, "model weights")).to(chain.workers.home)
 
 
 def train_codec(chain: Chain, stage: CodecStage, plan: LoopPlan) -> None:

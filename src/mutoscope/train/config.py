@@ -10,7 +10,9 @@ from mutoscope.memory.heads import HeadWise
 from mutoscope.memory.kinds import MemoryWrites
 from mutoscope.memory.ledger import chunk_lengths, layout
 from mutoscope.memory.policy import PolicyConfig, integer_base, state_of
+from mutoscope.models.lora_config import LoraConfig
 from mutoscope.models.wan_config import WanCodecConfig
+from mutoscope.train.bounds import above_zero, at_least, share
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,15 @@ class DataConfig:
     policy: str = "hold-random"
 
     def __post_init__(self) -> None:
-        _at_least(1, self, "height", "width", "frame_skip", "episodes", "frames_per_episode", "held_out_episodes")
+        at_least(1, self, "height", "width", "frame_skip", "episodes", "frames_per_episode", "held_out_episodes")
 
 
 @dataclass(frozen=True)
 class UpdateConfig:
-    """How a stage's updates are made. `batch_size` counts clips of one update over all ranks and micro-batches."""
+    """How a stage's updates are made. `batch_size` counts clips of one update over all ranks and micro-batches.
+
+    `trains`: all weights, or low-rank adapters beside weights that stay what they were.
+    """
 
     updates: int
     batch_size: int
@@ -47,12 +52,13 @@ class UpdateConfig:
     average: float = 0.995
     save_every: int = 200
     log_every: int = 10
+    trains: Literal["all weights"] | LoraConfig = added_later("all weights")
 
     def __post_init__(self) -> None:
-        _at_least(1, self, "updates", "batch_size", "accumulate", "save_every", "log_every")
-        _at_least(0, self, "warmup", "weight_decay")
-        _above_zero(self, "learning_rate", "clip_norm")
-        _share(self, "cooldown", "average")
+        at_least(1, self, "updates", "batch_size", "accumulate", "save_every", "log_every")
+        at_least(0, self, "warmup", "weight_decay")
+        above_zero(self, "learning_rate", "clip_norm")
+        share(self, "cooldown", "average")
         if self.batch_size % self.accumulate:
             raise ConfigError(f"a batch of {self.batch_size} clips does not divide into {self.accumulate} micro-batches")
         if self.average == 1 or not all(0 <= beta < 1 for beta in self.betas):
@@ -71,8 +77,9 @@ class CodecStage:
     latent_noise: float = 0.05
 
     def __post_init__(self) -> None:
-        _at_least(1, self, "latent_channels")
-        _at_least(0, self, "blocks", "latent_noise")
+        _trains_all(self)
+        at_least(1, self, "latent_channels")
+        at_least(0, self, "blocks", "latent_noise")
         if not self.widths or min(self.widths) < 1:
             raise ConfigError(f"a codec needs at least one width, all positive, got {self.widths}")
 
@@ -87,7 +94,8 @@ class BidirectionalStage:
     action_dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        _share(self, "action_dropout")
+        _trains_all(self)
+        share(self, "action_dropout")
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,7 @@ class AutoregressiveStage:
     action_dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        _share(self, "action_dropout")
+        share(self, "action_dropout")
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,7 @@ class OdeStage:
     student_steps: int = 4
 
     def __post_init__(self) -> None:
-        _at_least(1, self, "trajectories", "solver_steps", "student_steps")
+        at_least(1, self, "trajectories", "solver_steps", "student_steps")
 
 
 @dataclass(frozen=True)
@@ -141,8 +149,8 @@ class ConsistencyStage:
     last_pair: Literal["included", "excluded"] = "included"
 
     def __post_init__(self) -> None:
-        _at_least(2, self, "grid_steps")
-        _share(self, "target_average")
+        at_least(2, self, "grid_steps")
+        share(self, "target_average")
 
 
 @dataclass(frozen=True)
@@ -172,9 +180,9 @@ class MatchingStage:
     rollouts: Literal["own", "shared"] = added_later("own")
 
     def __post_init__(self) -> None:
-        _at_least(1, self, "student_steps", "first_chunk_steps", "student_every", "max_context")
-        _at_least(0, self, "average_from", "frames_beyond_clip")
-        _above_zero(self, "critic_learning_rate")
+        at_least(1, self, "student_steps", "first_chunk_steps", "student_every", "max_context")
+        at_least(0, self, "average_from", "frames_beyond_clip")
+        above_zero(self, "critic_learning_rate")
 
 
 @dataclass(frozen=True)
@@ -221,9 +229,9 @@ class ModelConfig:
     text_dim: int = added_later(0)
 
     def __post_init__(self) -> None:
-        _at_least(1, self, "dim", "ffn_dim", "num_heads", "num_layers", "patch")
-        _at_least(2, self, "freq_dim")
-        _at_least(0, self, "text_dim")
+        at_least(1, self, "dim", "ffn_dim", "num_heads", "num_layers", "patch")
+        at_least(2, self, "freq_dim")
+        at_least(0, self, "text_dim")
         if self.dim % self.num_heads or self.freq_dim % 2:
             raise ConfigError(f"dim {self.dim} must divide into {self.num_heads} heads, and freq_dim {self.freq_dim} must be even")
         rope_split(self.dim // self.num_heads)
@@ -249,8 +257,8 @@ class RunConfig:
     codec: Literal["trained"] | WanCodecConfig = added_later("trained")
 
     def __post_init__(self) -> None:
-        _at_least(1, self, "chunk_frames")
-        _above_zero(self, "shift")
+        at_least(1, self, "chunk_frames")
+        above_zero(self, "shift")
         _check_ancestry(self.stages)
         if self.clip_frames < 2 or (self.clip_frames - 1) % self.chunk_frames:
             raise ConfigError(f"clips of {self.clip_frames} frames must be 1 + a multiple of chunk_frames {self.chunk_frames}")
@@ -380,19 +388,6 @@ def _check_average(stage: AverageStage, students: list[MatchingStage]) -> None:
             )
 
 
-def _at_least(lowest: int, config: object, *names: str) -> None:
-    for name in names:
-        if not getattr(config, name) >= lowest:
-            raise ConfigError(f"{type(config).__name__}.{name} must be at least {lowest}, got {getattr(config, name)}")
-
-
-def _above_zero(config: object, *names: str) -> None:
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise ConfigError(f"{type(config).__name__}.{name} must be above 0, got {getattr(config, name)}")
-
-
-def _share(config: object, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(config, name) <= 1:
-            raise ConfigError(f"{type(config).__name__}.{name} must be in 0 .. 1, got {getattr(config, name)}")
+def _trains_all(stage: CodecStage | BidirectionalStage) -> None:
+    if stage.update.trains != "all weights":
+        raise ConfigError(f"stage '{stage.name}' starts from fresh weights, which adapters leave as they are; it trains all weights")

@@ -27,6 +27,7 @@ from mutoscope.rollout.generate import generate
 from mutoscope.rollout.session import default_config
 from mutoscope.train.config import BidirectionalStage, CodecStage, RunConfig, StageConfig
 from mutoscope.train.loop import StageRun
+from mutoscope.train.sharding import is_sharded
 from mutoscope.train.sources import clip_tensors
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def draw_samples(chain: "Chain", stage: StageConfig, run_stage: StageRun, codec:
         real, made = real[:, :length], sample_whole_clips(chain, run_stage, codec, conditions.frames(0, length))
     else:
         made = continue_clips(chain, stage, run_stage.learners["model"].average, codec, batch)
+    if not chain.workers.leads:  # it helped with a model that is sharded over the processes
+        return
     with absent_packages_named(folder):
         save_pictures(folder, real, made, chain.train_data.world.content_rate, update)
         plot_curves(folder / "metrics.jsonl", folder / "curves.png")
@@ -120,7 +123,7 @@ def continue_clips(chain: "Chain", stage: StageConfig, model: nn.Module, codec: 
 
     inputs = {name: load_parent(chain, name) for name in parents(stage)}
     manifest = stage_manifest(chain, stage, codec.config, inputs)
-    frozen = freeze(copy.deepcopy(model))
+    frozen = model if is_sharded(model) else freeze(copy.deepcopy(model))
     assert isinstance(frozen, VideoTransformer)
     checkpoint = Checkpoint(chain.folder, manifest, frozen, codec, None)
     config = default_config(manifest)
