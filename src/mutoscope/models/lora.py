@@ -61,9 +61,7 @@ def adapted(model: VideoTransformer, config: LoraConfig, seed: int) -> VideoTran
     chosen = [(name, layer) for name, layer in result.named_modules() if isinstance(layer, nn.Linear) and name.endswith(config.targets)]
     missing = [name for name in config.whole if not any(in_modules(each, (name,)) for each, _ in result.named_parameters())]
     if not chosen or missing:
-        kinds = sorted(
-            {name.split(".", 2)[-1] for name, layer in result.blocks.named_modules(prefix="blocks") if isinstance(layer, nn.Linear)}
-        )
+        kinds = sorted({name.split(".", 1)[1] for name, layer in result.blocks.named_modules() if isinstance(layer, nn.Linear)})
         raise ConfigError(
             f"the model has none of {', '.join(missing or config.targets)}; the linear layers of its blocks are {', '.join(kinds)}, "
             f"and its modules {', '.join(name for name, _ in result.named_children())}"

@@ -9,7 +9,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from mutoscope.core.errors import ConfigError
-from mutoscope.train.placement import Placement
+from mutoscope.train.placement import PLAIN, Placement
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Workers:
     rank: int
     world_size: int
     device: torch.device
-    placement: Placement = Placement()
+    placement: Placement = PLAIN
 
     def __post_init__(self) -> None:
         if self.world_size % self.placement.clip_processes:
@@ -87,7 +87,7 @@ class Workers:
             dist.barrier()
 
 
-def start_workers(device: str = "auto", placement: Placement = Placement()) -> Workers:
+def start_workers(device: str = "auto", placement: Placement = PLAIN) -> Workers:
     """Join torchrun's process group if there is one; choose the device ("auto": CUDA where there is one)."""
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     use_cuda = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")

@@ -30,3 +30,6 @@ class Placement:
             raise ConfigError(f"clip_processes must be at least 1, got {self.clip_processes}")
         if len(set(self.off_load)) < len(self.off_load):
             raise ConfigError(f"off_load names something twice: {', '.join(self.off_load)}")
+
+
+PLAIN = Placement()

@@ -24,8 +24,8 @@ def process_mesh(device: torch.device, world_size: int) -> DeviceMesh:
 def shard_model(model: VideoTransformer, mesh: DeviceMesh, precision: str, device: torch.device) -> None:
     """Cut a model's weights into parts, block by block, and move this process's to its device.
 
-    Master weights keep their type. Where training computes in bfloat16, blocks are gathered in it: half the traffic and half the memory of a
-    whole block. Gradients are reduced in float32.
+    Master weights keep their type. Where training computes in bfloat16, blocks are gathered in it: half the traffic, and half the memory
+    of a whole block. Gradients are reduced in float32.
     """
     kept = kept_whole(model)
     for parameter in kept:
