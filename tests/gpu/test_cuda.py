@@ -10,7 +10,7 @@ from mutoscope.memory.ledger import chunk_lengths
 from mutoscope.memory.policy import SinkWindow
 from mutoscope.models.denoise import clip_layout, teacher_forced
 from mutoscope.rollout.training import RolloutPlan, roll_out
-from mutoscope.train.state import precision_context
+from mutoscope.train.precision import precision_context
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 FRAMES = 8

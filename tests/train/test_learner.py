@@ -14,7 +14,7 @@ from mutoscope.core.errors import ConfigError
 from mutoscope.train.config import UpdateConfig
 from mutoscope.train.learner import Learner, make_learner, schedule
 from mutoscope.train.loop import one_update
-from mutoscope.train.state import computes_bf16, precision_context
+from mutoscope.train.precision import computes_bf16, precision_context
 
 # AdamW's first step is about this large; around a weight of 1, bfloat16 values lie 2^-8 = 0.0039 and more apart.
 SMALL = 1e-4

@@ -75,9 +75,9 @@ class FakeSource:
 
     def batch(self, turn: str, update: int, micro: int, accumulate: int, clips: tuple[str, int] | None = None) -> ClipBatch:
         reader, number = clips or (turn, update)
-        share = self.config.batch_size // self.workers.world_size
+        share = self.config.batch_size // self.workers.readers
         size = share // accumulate
-        first = self.workers.rank * share + micro * size
+        first = self.workers.reader * share + micro * size
         samples, kind = tuple(range(first, first + size)), WideDraws if self.wide else Draws
         made = kind(derive_seed(1, f"clips/{reader}"), number, samples, CPU)
         draws, clip_draws = (kind(derive_seed(1, f"draws/{name}"), step, samples, CPU) for name, step in ((turn, update), (reader, number)))

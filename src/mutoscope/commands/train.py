@@ -3,6 +3,7 @@
 The run folder explains itself: resolved configuration, environment, and per stage metrics, curves, sample videos,
 score and checkpoint. Ctrl-C saves; the same command goes on where it stopped. Under torchrun it is data-parallel:
 torchrun --nproc-per-node 8 -m mutoscope train doom
+How a large model is laid out over processes and memory: docs/training-at-size.md
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from mutoscope.core.errors import ConfigError
+from mutoscope.train.placement import Placement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,6 +29,7 @@ EXAMPLES = (
     "mutoscope train doom-basic --stages codec bidirectional",
     "mutoscope train doom-basic --output runs/wide --set model.dim=192 stages.autoregressive.update.updates=5000",
     "mutoscope train runs/doom/run.json --output runs/doom-again",
+    "mutoscope train doom --placement.weights sharded --placement.activations recomputed",
 )
 INTERRUPTED = 130
 
@@ -51,6 +54,8 @@ class Options:
     """Score each stage's checkpoint when it is finished."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    placement: Placement = Placement()
+    """How models are laid out over processes and memory; changes no result beyond rounding."""
 
 
 def run(options: Options) -> int:
@@ -62,7 +67,7 @@ def run(options: Options) -> int:
     configuration = read_recipe(options.recipe, options.set)
     check_trainable(configuration)
     folder = options.output or Path("runs") / configuration.name
-    workers = start_workers(options.device)
+    workers = start_workers(options.device, options.placement)
     if workers.leads:
         prepare_data(options, configuration, folder)
     workers.wait()

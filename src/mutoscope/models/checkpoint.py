@@ -2,6 +2,7 @@
 
 manifest.json        who made it, from what, and how it wants to be used
 model.safetensors    the raw weights; average.safetensors their exponential moving average, which is played
+adapter.safetensors  (optional) the average's low-rank adapter, which its weights have merged in; adapter.json its config
 codec.safetensors    the codec's weights and latent statistics; an imported Wan model may come without
 starts.safetensors   (optional) real context clips: frames uint8, actions float32
 prompts/             (with text) embeddings of the prompts that it learned, and of the negative one: no text encoder is needed to play
@@ -9,7 +10,7 @@ prompts/             (with text) embeddings of the prompts that it learned, and 
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -25,6 +26,8 @@ from mutoscope.core.world import Beginning, WorldSpec
 from mutoscope.memory.policy import PolicyConfig
 from mutoscope.models.codec import ConvCodec, ConvCodecConfig
 from mutoscope.models.fitting import misfits, shortened
+from mutoscope.models.lora import Adapter, adapter_of, merged_tensors
+from mutoscope.models.lora_config import LoraConfig
 from mutoscope.models.text_cache import INDEX, PromptCache, open_cache
 from mutoscope.models.text_config import TextConfig
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
@@ -97,13 +100,14 @@ class Starts:
 
 @dataclass
 class Checkpoint:
-    """A loaded checkpoint. `model` holds the averaged weights, in evaluation mode and without gradient."""
+    """A loaded checkpoint. `model` holds the averaged weights, in evaluation mode and without gradient; an adapter is merged into them."""
 
     path: Path
     manifest: CheckpointManifest
     model: VideoTransformer
     codec: LoadedCodec
     starts: Starts | None
+    adapter: Adapter | None = None
 
     @property
     def hash(self) -> str:
@@ -126,14 +130,22 @@ class Checkpoint:
 def save_checkpoint(
     path: Path, manifest: CheckpointManifest, *, model: nn.Module | None, average: nn.Module | None, codec: nn.Module, starts: Starts | None
 ) -> None:
-    """Write a checkpoint folder; the manifest comes last, so that a folder with a manifest is whole."""
+    """Write a checkpoint folder; the manifest comes last, so that a folder with a manifest is whole.
+
+    Weights are written with their adapters merged, so that who plays them need not know; the average's adapter lies beside them.
+    """
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    for stale in ("manifest.json", "starts.safetensors"):
+    for stale in ("manifest.json", "starts.safetensors", "adapter.json", "adapter.safetensors"):
         (path / stale).unlink(missing_ok=True)
     for name, module in (("model", model), ("average", average), ("codec", codec)):
         if module is not None:
-            write_bytes(path / f"{name}.safetensors", save({key: value.contiguous() for key, value in module.state_dict().items()}))
+            write_bytes(path / f"{name}.safetensors", save({key: value.contiguous() for key, value in merged_tensors(module).items()}))
+    adapter = None if average is None else adapter_of(average)
+    if adapter is not None:
+        write_bytes(path / "adapter.safetensors", save({key: value.contiguous() for key, value in adapter.tensors.items()}))
+        write_json(path / "adapter.json", to_plain(adapter.config))
+        manifest = replace(manifest, adapters=(adapter.config.text,))
     if starts is not None:
         write_bytes(path / "starts.safetensors", save({field.name: getattr(starts, field.name) for field in fields(starts)}))
     write_json(path / "manifest.json", to_plain(manifest))
@@ -178,7 +190,15 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
     path = Path(path)
     manifest, codec = load_codec(path, device)
     model = load_model(path, device)[1]
-    return Checkpoint(path, manifest, model, codec, load_starts(path / "starts.safetensors", manifest.world))
+    return Checkpoint(path, manifest, model, codec, load_starts(path / "starts.safetensors", manifest.world), load_adapter(path, device))
+
+
+def load_adapter(path: Path, device: torch.device | str = "cpu") -> Adapter | None:
+    """The adapter that a checkpoint's weights have merged in, None where none lies beside them."""
+    if not (path / "adapter.json").is_file():
+        return None
+    config = from_plain(LoraConfig, read_json(path / "adapter.json", CheckpointError), "adapter.json")
+    return Adapter(config, {name: value.to(device) for name, value in read_tensors(path / "adapter.safetensors").items()})
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[CheckpointManifest, VideoTransformer]:

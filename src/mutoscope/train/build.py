@@ -7,8 +7,9 @@ from torch import nn
 from mutoscope.core.errors import ConfigError
 from mutoscope.memory.kinds import StateConfig
 from mutoscope.memory.policy import state_of
-from mutoscope.models.checkpoint import Checkpoint, CodecConfig, StageName
+from mutoscope.models.checkpoint import Checkpoint, CodecConfig, StageName, freeze
 from mutoscope.models.codec import Codec, ConvCodec
+from mutoscope.models.lora import share_weights, taken_apart
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
 from mutoscope.train.config import (
     AutoregressiveStage,
@@ -50,7 +51,7 @@ class StageFigures:
 
 def build_stage(run: RunConfig, stage: LearningStage, inputs: dict[str, Checkpoint], fresh: nn.Module, source: ClipSource) -> StageRun:
     """A stage ready for the loop. `fresh` is a new model (or codec) for the stages that start from nothing."""
-    models = {name: checkpoint.model for name, checkpoint in inputs.items()}
+    models = parent_models(stage, inputs)
     for name, model in models.items():
         if isinstance(fresh, VideoTransformer) and replace(model.config, recall=None) != replace(fresh.config, recall=None):
             raise ConfigError(f"stage '{stage.name}': the checkpoint of '{name}' has a model of another size than this recipe's")
@@ -68,6 +69,21 @@ def build_stage(run: RunConfig, stage: LearningStage, inputs: dict[str, Checkpoi
         case MatchingStage(), _:
             return MatchingRun.make(run, stage, models[stage.start], models[stage.score], window_start(inputs[stage.start].codec))
     raise ConfigError(f"stage '{stage.name}' of kind {type(stage).__name__} cannot be built around a {type(fresh).__name__}")
+
+
+def parent_models(stage: LearningStage, inputs: dict[str, Checkpoint]) -> dict[str, VideoTransformer]:
+    """The models of a stage's parents. Where the stage goes on with their adapters, these are taken off the weights that they stand beside.
+
+    In matching, a student that stands on the very weights of the teacher then shares them with it and with the critic.
+    """
+    lora, models = stage.update.trains, {}
+    for name, checkpoint in inputs.items():
+        adapter = checkpoint.adapter
+        goes_on = adapter is not None and adapter.config == lora
+        models[name] = taken_apart(checkpoint.model, adapter) if adapter is not None and goes_on else checkpoint.model
+    if isinstance(stage, MatchingStage) and lora != "all weights":
+        share_weights(models[stage.start], models[stage.score])
+    return {name: freeze(model) for name, model in models.items()}
 
 
 def with_memory(model: VideoTransformer, fresh: VideoTransformer) -> VideoTransformer:

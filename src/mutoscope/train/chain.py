@@ -306,7 +306,7 @@ def load_parent(chain: Chain, name: str) -> Checkpoint:
     stage, path = chain.run.stage(name), chain.checkpoint_path(name)
     if not (path / "manifest.json").is_file():
         raise CheckpointError(f"stage '{name}' has no finished checkpoint at {path}; train it first")
-    checkpoint = load_checkpoint(path, chain.workers.device)
+    checkpoint = load_checkpoint(path, chain.workers.home)
     if not is_of(chain, stage, checkpoint.manifest):
         raise CheckpointError(
             f"{path} was made by another configuration of stage '{name}', or from other training data; "
@@ -323,7 +323,7 @@ def fresh_model(chain: Chain, manifest: CheckpointManifest, inputs: dict[str, Ch
     if any(parent.model.config == manifest.model for parent in inputs.values()):
         with torch.device("meta"):
             return VideoTransformer(manifest.model)
-    return VideoTransformer(manifest.model).initialise(stream(chain.run.seed, "model weights")).to(chain.workers.device)
+    return VideoTransformer(manifest.model).initialise(stream(chain.run.seed, "model weights")).to(chain.workers.home)
 
 
 def train_codec(chain: Chain, stage: CodecStage, plan: LoopPlan) -> None:

@@ -11,9 +11,10 @@ from mutoscope.memory.heads import HeadWise
 from mutoscope.memory.kinds import MemoryWrites
 from mutoscope.memory.ledger import chunk_lengths, layout
 from mutoscope.memory.policy import PolicyConfig, integer_base, state_of
+from mutoscope.models.lora_config import LoraConfig
 from mutoscope.models.text_config import TextConfig
 from mutoscope.models.wan_config import WanCodecConfig
-from mutoscope.train.limits import above_zero, at_least, share
+from mutoscope.train.bounds import above_zero, at_least, share
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,10 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class UpdateConfig:
-    """How a stage's updates are made. `batch_size` counts clips of one update over all ranks and micro-batches."""
+    """How a stage's updates are made. `batch_size` counts clips of one update over all ranks and micro-batches.
+
+    `trains`: all weights, or low-rank adapters beside weights that stay what they were.
+    """
 
     updates: int
     batch_size: int
@@ -50,6 +54,7 @@ class UpdateConfig:
     average: float = 0.995
     save_every: int = 200
     log_every: int = 10
+    trains: Literal["all weights"] | LoraConfig = added_later("all weights")
 
     def __post_init__(self) -> None:
         at_least(1, self, "updates", "batch_size", "accumulate", "save_every", "log_every")
@@ -74,6 +79,7 @@ class CodecStage:
     latent_noise: float = 0.05
 
     def __post_init__(self) -> None:
+        _trains_all(self)
         at_least(1, self, "latent_channels")
         at_least(0, self, "blocks", "latent_noise")
         if not self.widths or min(self.widths) < 1:
@@ -90,6 +96,7 @@ class BidirectionalStage:
     action_dropout: float = 0.1
 
     def __post_init__(self) -> None:
+        _trains_all(self)
         share(self, "action_dropout")
 
 
@@ -384,3 +391,8 @@ def _check_average(stage: AverageStage, students: list[MatchingStage]) -> None:
             raise ConfigError(
                 f"stage '{stage.name}': {', '.join(stage.of)} differ in {what} ({', '.join(map(str, values))}) and have no mean"
             )
+
+
+def _trains_all(stage: CodecStage | BidirectionalStage) -> None:
+    if stage.update.trains != "all weights":
+        raise ConfigError(f"stage '{stage.name}' starts from fresh weights, which adapters leave as they are; it trains all weights")

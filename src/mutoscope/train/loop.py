@@ -12,12 +12,15 @@ from torch import Tensor
 
 from mutoscope.core.errors import MutoscopeError
 from mutoscope.core.progress import Progress
+from mutoscope.train.arrange import arrange, put_together
 from mutoscope.train.batch import ClipBatch
 from mutoscope.train.config import UpdateConfig
 from mutoscope.train.learner import Learner
 from mutoscope.train.monitor import Monitor
 from mutoscope.train.parallel import Workers
-from mutoscope.train.state import cut_json_lines, load_state, precision_context, save_state
+from mutoscope.train.precision import precision_context
+from mutoscope.train.sharding import is_sharded
+from mutoscope.train.state import cut_json_lines, load_state, save_state
 
 
 class Interrupted(MutoscopeError):
@@ -67,9 +70,11 @@ class LoopPlan:
 def run_loop(stage: StageRun, source: BatchSource, plan: LoopPlan, workers: Workers, sample: Callable[[int], None]) -> None:
     """Train to the last update, resuming from the newest state. Ctrl-C (or SIGTERM) saves and raises Interrupted.
 
-    `sample(update)` is called at every save on the leading rank, to draw pictures. The `seconds` of a logged update are the mean since
-    the one before: updates in which the student moves take longer than others.
+    `sample(update)` is called at every save, to draw pictures: on the leading rank, or on all where a model is sharded over them. The
+    `seconds` of a logged update are the mean since the one before: updates in which the student moves take longer than others.
+    The stage is laid out as `workers` say; afterwards the leading process holds its learners' modules whole.
     """
+    arranged = arrange(stage, workers, plan.precision)
     states, total = plan.folder / "state", plan.config.updates
     first = load_state(states, stage.learners, plan.identity)
     if workers.leads:
@@ -87,14 +92,15 @@ def run_loop(stage: StageRun, source: BatchSource, plan: LoopPlan, workers: Work
                 bar.advance(1, _note(figures))
             stopping = workers.any(bool(stop))
             if (update + 1) % plan.config.save_every == 0 or update == total - 1 or stopping:
-                if workers.leads:
-                    save_state(states, update + 1, stage.learners, plan.identity)
+                save_state(states, update + 1, stage.learners, plan.identity, workers)
+                if workers.leads or any(is_sharded(learner.average) for learner in stage.learners.values()):
                     sample(update + 1)
                 workers.wait()
             if stopping:
                 raise Interrupted(
                     f"stopped stage '{plan.name}' at update {update + 1} of {total} and saved it; run the same command to go on"
                 )
+    put_together(stage, arranged, workers)
 
 
 def is_logged(stage: StageRun, log_every: int, update: int) -> bool:
@@ -109,7 +115,7 @@ def one_update(stage: StageRun, source: BatchSource, plan: LoopPlan, workers: Wo
     for turn in stage.turns(update):
         learner, accumulate = stage.learners[turn], plan.config.accumulate
         for name, other in stage.learners.items():  # kernels differ in their last bits for weights that ask for a gradient
-            other.module.requires_grad_(name == turn)
+            other.ask_for_gradients(name == turn)
         learner.optimiser.zero_grad(set_to_none=True)
         for micro in range(accumulate):
             with precision_context(plan.precision, workers.device):

@@ -29,6 +29,7 @@ from mutoscope.rollout.session import default_config
 from mutoscope.train.config import BidirectionalStage, CodecStage, RunConfig, StageConfig
 from mutoscope.train.loop import StageRun
 from mutoscope.train.manifests import temporal_stride
+from mutoscope.train.sharding import is_sharded
 from mutoscope.train.sources import clip_tensors
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def draw_samples(
         made = sample_whole_clips(chain, run_stage, codec, told(chain, batch, conditions.frames(0, length)))
     else:
         made = continue_clips(chain, run_stage.learners["model"].average, codec, manifest, batch)
+    if not chain.workers.leads:  # it helped with a model that is sharded over the processes
+        return
     with absent_packages_named(folder):
         save_pictures(folder, real, made, chain.train_data.world.content_rate, update)
         plot_curves(folder / "metrics.jsonl", folder / "curves.png")
@@ -127,7 +130,7 @@ def sample_whole_clips(chain: "Chain", run_stage: StageRun, codec: LoadedCodec, 
 def continue_clips(chain: "Chain", model: nn.Module, codec: LoadedCodec, manifest: CheckpointManifest, batch: Batch) -> np.ndarray:
     """Real context, then the stage's model in the regime that its manifest names."""
     context = pixel_frames(CONTEXT, codec.temporal_stride)
-    frozen = freeze(copy.deepcopy(model))
+    frozen = model if is_sharded(model) else freeze(copy.deepcopy(model))
     assert isinstance(frozen, VideoTransformer)
     checkpoint = Checkpoint(chain.folder, manifest, frozen, codec, None)
     config = default_config(manifest)

@@ -46,17 +46,17 @@ class ClipSource:
     prompts: Prompts = NoPrompts()
 
     def __post_init__(self) -> None:
-        parts = self.workers.world_size * self.config.accumulate
+        parts = self.workers.readers * self.config.accumulate
         if self.config.batch_size % parts:
             raise ConfigError(
-                f"a batch of {self.config.batch_size} clips does not divide among {self.workers.world_size} processes "
+                f"a batch of {self.config.batch_size} clips does not divide among {self.workers.readers} processes "
                 f"with {self.config.accumulate} micro-batches each; choose a multiple of {parts}"
             )
 
     def batch(self, turn: str, update: int, micro: int, accumulate: int, clips: tuple[str, int] | None = None) -> ClipBatch:
         """This rank's share of micro-batch `micro`; the same `clips`, by default (turn, update), are always the same ones."""
         reader, number = clips or (turn, update)
-        parts, part = self.workers.world_size * accumulate, self.workers.rank * accumulate + micro
+        parts, part = self.workers.readers * accumulate, self.workers.reader * accumulate + micro
         sampler = ClipSampler(
             self.dataset,
             clip_frames=self.clip_frames,

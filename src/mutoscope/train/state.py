@@ -2,33 +2,84 @@
 
 import json
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import Tensor
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from mutoscope.core.errors import CheckpointError
 from mutoscope.core.files import read_json, write_bytes, write_json
 from mutoscope.train.learner import Learner
+from mutoscope.train.parallel import Workers
+from mutoscope.train.sharding import cut_as, is_sharded
 
 KEEP = 2
 
 
-def save_state(folder: Path, step: int, learners: Mapping[str, Learner[Any]], identity: str) -> None:
-    """Write `folder/update-XXXXXXXX`; its state.json comes last, so that an interrupted write is never taken for a state."""
+def save_state(folder: Path, step: int, learners: Mapping[str, Learner[Any]], identity: str, workers: Workers) -> None:
+    """Write `folder/update-XXXXXXXX`; its state.json comes last, so that an interrupted write is never taken for a state.
+
+    The leading process writes a learner that all hold whole, into one file; of a sharded one every process writes its part, into a folder.
+    """
     target = folder / f"update-{step:08d}"
     target.mkdir(parents=True, exist_ok=True)
     for name, learner in learners.items():
-        tensors = {key: value.detach().contiguous().cpu() for key, value in learner.tensors().items()}
-        write_bytes(target / f"{name}.safetensors", save(tensors))
+        if is_sharded(learner.module):
+            save_parts(target / name, learner.tensors())
+        elif workers.leads:
+            tensors = {key: value.detach().contiguous().cpu() for key, value in learner.tensors().items()}
+            write_bytes(target / f"{name}.safetensors", save(tensors))
+    workers.wait()
+    if not workers.leads:
+        return
     write_json(
         target / "state.json", {"step": step, "identity": identity, "updates": {name: item.updates for name, item in learners.items()}}
     )
     for old in complete_states(folder)[:-KEEP]:
         shutil.rmtree(old)
+
+
+def save_parts(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Every process's part of the tensors in a safetensors file of its own (torch.distributed.checkpoint), before this returns."""
+    dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+
+
+def load_parts(folder: Path, learner: Learner[Any]) -> dict[str, Tensor]:
+    """What any number of processes saved in parts, cut as this learner's tensors are. One process reads it without a group."""
+    reader = HuggingFaceStorageReader(str(folder))
+    try:
+        names = set(reader.read_metadata().state_dict_metadata)
+        tensors = {name: value for name, value in learner.places().items() if name in names or not name.startswith("optimiser/")}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process needs no group
+            dcp.load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
+    except (dcp.api.CheckpointException, SafetensorError, OSError, RuntimeError, ValueError) as error:
+        raise unreadable(folder, error) from error
+    return tensors
+
+
+def load_file_as(path: Path, learner: Learner[Any]) -> dict[str, Tensor]:
+    """What one process saved whole, cut as this learner's tensors are."""
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise unreadable(path, error) from error
+    if not is_sharded(learner.module):
+        return tensors
+    places = learner.places()
+    return {name: cut_as(value, places[name]) for name, value in tensors.items()}
+
+
+def unreadable(path: Path, error: BaseException) -> CheckpointError:
+    """A state that is whole by its name and broken inside."""
+    return CheckpointError(f"{path} cannot be read ({error}); delete that folder to use the state before it")
 
 
 def complete_states(folder: Path) -> list[Path]:
@@ -48,12 +99,8 @@ def load_state(folder: Path, learners: Mapping[str, Learner[Any]], identity: str
             f"({state['identity']}, not {identity}); give another run folder, or delete this stage's folder to start it again"
         )
     for name, learner in learners.items():
-        try:
-            tensors = load_file(states[-1] / f"{name}.safetensors")
-        except (SafetensorError, FileNotFoundError) as error:
-            raise CheckpointError(
-                f"{states[-1] / name}.safetensors cannot be read ({error}); delete that folder to use the state before it"
-            ) from error
+        parts = states[-1] / name
+        tensors = load_parts(parts, learner) if parts.is_dir() else load_file_as(parts.with_suffix(".safetensors"), learner)
         learner.restore(tensors, state["updates"][name])
     return int(state["step"])
 
@@ -77,16 +124,3 @@ def cut_json_lines(path: Path, before: int) -> None:
         except (json.JSONDecodeError, KeyError):
             continue
     write_bytes(path, "".join(line + "\n" for line in kept).encode())
-
-
-def precision_context(precision: str, device: torch.device) -> torch.autocast:
-    """Autocast to bfloat16 where asked for, or with "auto" on devices that compute in it; weights stay float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" or (precision == "auto" and computes_bf16(device)))
-
-
-def computes_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 products are faster than float32 there: newer NVIDIA cards, and processors with instructions for them."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return device.type == "cpu" and any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -1,6 +1,5 @@
 """Stage 3b: causal consistency distillation (Causal Forcing++, arXiv 2605.15141), the heart of the method."""
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +16,7 @@ from mutoscope.objectives.consistency import consistency_loss, consistency_pair
 from mutoscope.objectives.guidance import guide
 from mutoscope.train.batch import ClipBatch
 from mutoscope.train.config import ConsistencyStage, RunConfig
-from mutoscope.train.learner import Learner, make_learner
+from mutoscope.train.learner import Learner, learning_copy, make_learner
 from mutoscope.train.stages.clips import draw_layout
 
 
@@ -36,7 +35,7 @@ class ConsistencyRun:
     @staticmethod
     def make(run: RunConfig, config: ConsistencyStage, teacher: VideoTransformer) -> "ConsistencyRun":
         """Student and target start from the teacher."""
-        learner = make_learner(copy.deepcopy(teacher), config.update, decay=config.target_average)
+        learner = make_learner(learning_copy(teacher, config.update, run.seed), config.update, decay=config.target_average)
         return ConsistencyRun(run, config, freeze(teacher), {"model": learner})
 
     def turns(self, update: int) -> tuple[str, ...]:

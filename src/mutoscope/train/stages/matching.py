@@ -3,7 +3,6 @@
 Rollouts may be longer than a clip; the scores then judge their last `clip_frames` frames, a clip that has a distant past.
 """
 
-import copy
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -21,7 +20,7 @@ from mutoscope.objectives.matching import matching_gradient, matching_loss
 from mutoscope.rollout.training import Rollout, RolloutPlan, ScoreWindow, roll_out, score_window
 from mutoscope.train.batch import ClipBatch, Draws
 from mutoscope.train.config import MatchingStage, RunConfig
-from mutoscope.train.learner import Learner, make_learner
+from mutoscope.train.learner import Learner, learning_copy, make_learner
 from mutoscope.train.stages.clips import draw_context
 from mutoscope.train.stages.windows import WindowStart, as_generated
 
@@ -47,8 +46,8 @@ class MatchingRun:
                 "a window of a long rollout begins with a frame of several pixel frames: give the codec that encodes it again"
             )
         learners = {
-            "critic": make_learner(copy.deepcopy(score), config.update, learning_rate=config.critic_learning_rate),
-            "model": make_learner(copy.deepcopy(student), config.update, average_from=config.average_from),
+            "critic": make_learner(learning_copy(score, config.update, run.seed), config.update, learning_rate=config.critic_learning_rate),
+            "model": make_learner(learning_copy(student, config.update, run.seed), config.update, average_from=config.average_from),
         }
         return MatchingRun(run, config, freeze(score), learners, begin)
 

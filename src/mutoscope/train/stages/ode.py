@@ -1,6 +1,5 @@
 """Stage 3a: causal ODE regression (Causal Forcing, arXiv 2602.02214): dear, exact, and the yardstick for 3b."""
 
-import copy
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -17,7 +16,7 @@ from mutoscope.noise.schedule import euler_step, few_step_levels, per_chunk, uni
 from mutoscope.objectives.ode import ode_loss
 from mutoscope.train.batch import ClipBatch, Draws
 from mutoscope.train.config import OdeStage, RunConfig
-from mutoscope.train.learner import Learner, make_learner
+from mutoscope.train.learner import Learner, learning_copy, make_learner
 from mutoscope.train.loop import BatchSource
 from mutoscope.train.stages.clips import draw_layout
 from mutoscope.train.stages.consistency import guided_velocity
@@ -52,7 +51,9 @@ class OdeRun:
     @staticmethod
     def make(run: RunConfig, config: OdeStage, teacher: VideoTransformer, source: BatchSource) -> "OdeRun":
         """Student starts from the autoregressive teacher."""
-        return OdeRun(run, config, freeze(teacher), source, {"model": make_learner(copy.deepcopy(teacher), config.update)})
+        return OdeRun(
+            run, config, freeze(teacher), source, {"model": make_learner(learning_copy(teacher, config.update, run.seed), config.update)}
+        )
 
     def turns(self, update: int) -> tuple[str, ...]:
         """The student, always."""

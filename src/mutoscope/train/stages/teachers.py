@@ -11,7 +11,7 @@ from mutoscope.noise.schedule import add_noise, per_chunk, shift, velocity_targe
 from mutoscope.objectives.flow import WEIGHTS, flow_loss, no_weight
 from mutoscope.train.batch import ClipBatch, Draws
 from mutoscope.train.config import AutoregressiveStage, BidirectionalStage, RunConfig
-from mutoscope.train.learner import Learner, make_learner
+from mutoscope.train.learner import Learner, adapters_on, make_learner
 from mutoscope.train.stages.clips import draw_layout
 
 
@@ -69,7 +69,7 @@ class AutoregressiveRun:
     @staticmethod
     def make(run: RunConfig, config: AutoregressiveStage, model: VideoTransformer) -> "AutoregressiveRun":
         """Fresh optimiser state around a model."""
-        return AutoregressiveRun(run, config, {"model": make_learner(model, config.update)})
+        return AutoregressiveRun(run, config, {"model": make_learner(adapters_on(model, config.update, run.seed), config.update)})
 
     def turns(self, update: int) -> tuple[str, ...]:
         """The model, always."""
