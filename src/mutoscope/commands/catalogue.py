@@ -17,10 +17,12 @@ from mutoscope.commands.checkpoints import (
     policy_text,
     session_config,
 )
+from mutoscope.commands.spoken import Spoken, open_voice
 from mutoscope.core.errors import CheckpointError, ConfigError, MutoscopeError
 from mutoscope.core.world import WorldSpec
 from mutoscope.data.worlds import make_world
 from mutoscope.data.worlds.gym import world_spec
+from mutoscope.memory.anchored import Anchored
 from mutoscope.memory.choosing import Different, Merging, Nearness, Participative, Retrieval
 from mutoscope.memory.heads import HeadWise
 from mutoscope.memory.ledger import layout
@@ -34,15 +36,17 @@ from mutoscope.serve.wire import MAX_PANES, PaneRequest
 PLAYABLE = ("autoregressive", "ode", "consistency", "matching")
 FEW_STEPS = (2, 1, 4)
 FRAME_SKIPS = (2, 1, 4, 3)
+NOTHING_SPOKEN = Spoken()
 
 
-def build_catalogue(names: tuple[str, ...], device: str, memory: str = "") -> Catalogue:
+def build_catalogue(names: tuple[str, ...], device: str, memory: str = "", spoken: Spoken = NOTHING_SPOKEN) -> Catalogue:
     """The named checkpoints (default: the bundled ones) and the real world; the page opens the named ones and then the real one.
 
-    Each learned world begins with the memory policy `memory`, where one is named; the page offers the others beside it.
+    Each learned world begins with the memory policy `memory`, where one is named; the page offers the others beside it. `spoken` says where
+    worlds that are told in words what to show take their embeddings from.
     """
     paths = [find_checkpoint(name) for name in names] or playable_bundled()
-    learned = [learned_choice(path, f"{number}", device, memory) for number, path in enumerate(paths)]
+    learned = [learned_choice(path, f"{number}", device, memory, spoken) for number, path in enumerate(paths)]
     real = real_choices(learned[0].world, real_starts(paths[0]))
     opened = (*learned[: max(1, len(names))], *real)[:MAX_PANES]
     return Catalogue((*learned, *real), tuple(PaneRequest(choice.id) for choice in opened))
@@ -56,7 +60,7 @@ def playable_bundled() -> list[Path]:
     return [first, *(path for path in others if (manifest := read_manifest(path)).world == world and manifest.stage in PLAYABLE)]
 
 
-def learned_choice(path: Path, number: str, device: str, memory: str) -> PaneChoice:
+def learned_choice(path: Path, number: str, device: str, memory: str, spoken: Spoken) -> PaneChoice:
     """A checkpoint with its step counts and memory policies; its weights are loaded once, when it is first played."""
     manifest = read_manifest(path)
     if manifest.stage not in PLAYABLE:
@@ -80,6 +84,7 @@ def learned_choice(path: Path, number: str, device: str, memory: str) -> PaneCho
         policies=offered_policies(path, manifest, memory),
         starts=tuple(f"start {start}" for start in range(starts_shape(path)[0])),
         note=f"recipe {manifest.recipe}, {manifest.updates} updates",
+        prompts=None if manifest.text == "none" else open_voice(path, manifest, spoken).book(),
     )
 
 
@@ -104,7 +109,8 @@ def offered_policies(path: Path, manifest: CheckpointManifest, memory: str) -> t
     if isinstance(frames, Window) and frames.window >= 2 * manifest.chunk_frames + 2:
         others = Window(frames.window // 2), SinkWindow.of_frames(frames.window)
         choosing = () if isinstance(policy, Stateful) else choosing_policies(frames.window, manifest)
-        offered = (policy, *(beside_memory(other, policy) for other in others), *choosing)
+        anchored = () if manifest.text == "none" or frames.window < 3 else (Anchored.of_frames(frames.window),)
+        offered = (policy, *(beside_memory(other, policy) for other in (*others, *anchored)), *choosing)
     if memory:
         offered = (asked_policy(path, manifest, memory), *offered)
     return tuple(dict.fromkeys(map(policy_text, offered)))
@@ -143,9 +149,11 @@ def asked_policy(path: Path, manifest: CheckpointManifest, memory: str) -> Polic
 
 
 def starts_shape(path: Path) -> tuple[int, int]:
-    """Number of start clips and pixel frames of each, read from the file's head."""
+    """Number of start clips and pixel frames of each, read from the file's head; none where worlds begin from nothing."""
     file = path / "starts.safetensors"
     if not file.is_file():
+        if read_manifest(path).beginning == "nothing":
+            return 0, 0
         raise CheckpointError(f"{path} has no start clips to begin from; copy starts.safetensors beside its manifest")
     with safe_open(file, "np") as tensors:
         count, frames, *_ = tensors.get_slice("frames").get_shape()

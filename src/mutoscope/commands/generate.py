@@ -2,13 +2,15 @@
 
 The script is a list of actions with numbers of frames: 'forward*20,left*10' walks for twenty frames and turns for ten;
 'forward+left*5' holds two keys; 'stand' presses nothing. The video begins with the real frames of the chosen start.
+
+Worlds that are told in words what to show take prompts with numbers of frames instead, and begin with the first of them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -17,6 +19,7 @@ from mutoscope.core.progress import Progress
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from mutoscope.models.checkpoint import Checkpoint
     from mutoscope.rollout.session import SessionConfig
@@ -25,6 +28,7 @@ EXAMPLES = (
     "mutoscope generate runs/doom-basic/matching-2 --actions 'forward*20,left*10' --output walk.mp4",
     "mutoscope generate runs/scroll/consistency --actions 'right*16,down*16' --steps 4 --start 3 --scale 8",
     "mutoscope generate runs/doom-basic/matching-2 --actions 'left*200' --memory sink=2,window=6",
+    "mutoscope generate runs/wan-1.3b/matching-2 --prompt 'a quiet street*60' 'the same street in rain*60' --prompts prompts --device cuda",
 )
 
 
@@ -34,8 +38,16 @@ class Options:
 
     checkpoint: tyro.conf.Positional[str]
     """A checkpoint folder, a stage's folder in a run, or a bundled name."""
-    actions: str
+    actions: str = ""
     """The action script, such as 'forward*20,left*10'."""
+    prompt: tuple[str, ...] = ()
+    """Prompts, each with its number of pixel frames after a star, one after the other, for worlds that are told in words what to show."""
+    switch: Literal["recommit", "keep", "cut"] = "recommit"
+    """What each further prompt does to the past: memory is written again under it, stays as it is, or is forgotten."""
+    prompts: str = ""
+    """Folder of prompts' embeddings (mutoscope embed); default: the checkpoint's own."""
+    encoder: str = ""
+    """Text encoder for prompts that have no embedding yet: minilm, or a folder with text_encoder/ and tokenizer/."""
     output: Path = Path("generated.mp4")
     """The video file to write."""
     steps: int | None = None
@@ -65,8 +77,12 @@ def run(options: Options) -> int:
         raise ConfigError(f"--scale must be at least 1, got {options.scale}")
     checkpoint = load_checkpoint(find_checkpoint(options.checkpoint), options.device)
     world = checkpoint.manifest.world
-    script = parse_script(options.actions, world.actions)
     config = session_config(checkpoint.manifest, steps=options.steps, policy=options.memory, seed=options.seed, guidance=options.guidance)
+    if checkpoint.manifest.text != "none":
+        return tell(options, checkpoint, config)
+    if options.prompt:
+        raise ConfigError(f"{checkpoint.path} is not told in words what to show; give --actions in place of --prompt")
+    script = parse_script(options.actions, world.actions)
     frames = continue_start(checkpoint, config, options.start, script)
     write_video(options.output, enlarge(frames, options.scale), world.content_rate)
     print(f"{options.output}: {len(frames)} frames at {world.content_rate:g} frames/s, the first {len(frames) - len(script)} are real")
@@ -88,6 +104,50 @@ def continue_start(checkpoint: Checkpoint, config: SessionConfig, start: int, sc
     with Progress(len(script), "generating") as bar:
         made = generate(checkpoint, config, frames=frames, context_actions=actions, known=known, actions=script[None], progress=bar.advance)
     return np.concatenate([frames[0], made[0]])
+
+
+def tell(options: Options, checkpoint: Checkpoint, config: SessionConfig) -> int:
+    """The video of a world that is told in words what to show."""
+    from mutoscope.commands.spoken import Spoken, open_voice
+    from mutoscope.media.video import write_video
+
+    if options.actions or not options.prompt:
+        raise ConfigError(f"{checkpoint.path} is told in words what to show; give --prompt 'words*frames', and no --actions")
+    voice = open_voice(checkpoint.path, checkpoint.manifest, Spoken(options.prompts, options.encoder, options.device))
+    lines = [(voice.embed(text), count) for text, count in map(timed_prompt, options.prompt)]
+    frames = told_frames(checkpoint, config, options, lines)
+    write_video(options.output, enlarge(frames, options.scale), checkpoint.manifest.world.content_rate)
+    print(f"{options.output}: {len(frames)} frames at {checkpoint.manifest.world.content_rate:g} frames/s, {len(lines)} prompts")
+    return 0
+
+
+def timed_prompt(text: str) -> tuple[str, int]:
+    """'a quiet street*60' -> the words and the number of pixel frames."""
+    words, star, count = text.rpartition("*")
+    if not star or not words.strip() or not count.strip().isdigit() or int(count) < 1:
+        raise ConfigError(f"--prompt {text!r} is not words, a star and a number of pixel frames, such as 'a quiet street*60'")
+    return words.strip(), int(count)
+
+
+def told_frames(
+    checkpoint: Checkpoint, config: SessionConfig, options: Options, lines: list[tuple[tuple[Tensor, Tensor], int]]
+) -> np.ndarray:
+    """Pixel frames of prompts one after the other, uint8 `[T, H, W, 3]`; whole chunks, so that a prompt may have some frames more."""
+    import numpy as np
+
+    from mutoscope.rollout.session import Session
+
+    session, still, made = Session(checkpoint, config), np.zeros(checkpoint.manifest.world.actions.dim, np.float32), []
+    with Progress(sum(count for _, count in lines), "generating") as bar:
+        for index, ((text, negative), count) in enumerate(lines):
+            begins = index == 0 or options.switch == "cut"
+            session.say(text, negative, "keep" if options.switch == "cut" else options.switch)
+            shown = [session.reset(options.start, options.seed + index)] if begins else []
+            while sum(map(len, shown)) < count:
+                shown.append(session.step(still))
+            made += shown
+            bar.advance(count)
+    return np.concatenate(made)
 
 
 def enlarge(frames: np.ndarray, scale: int) -> np.ndarray:

@@ -18,6 +18,7 @@ EXAMPLES = (
     "mutoscope play --memory sink",
     "mutoscope play --memory retrieval",
     "mutoscope play runs/doom-cover/matching-2 --memory window:window=16",
+    "mutoscope play runs/wan-1.3b/matching-2 --prompts prompts --encoder Wan2.1-T2V-1.3B-Diffusers --memory anchored --device cuda",
     "mutoscope play --host 0.0.0.0 --no-open",
 )
 
@@ -31,6 +32,11 @@ class Options:
     memory: str = ""
     """Memory policy to begin with: window, sink, participative, retrieval, ..., with as many frames as the checkpoint's own, or with sizes,
     as in window:window=16, retrieval=4,window=8,by=place or full:full=200 ("full" ends when it is full); default: the checkpoint's own."""
+    prompts: str = ""
+    """Folder of prompts' embeddings, for worlds that are told in words what to show (mutoscope embed); default: the checkpoint's own."""
+    encoder: str = ""
+    """Text encoder for prompts that have no embedding yet: minilm, or a folder with text_encoder/ and tokenizer/; default: none, so that
+    only embedded prompts can be said."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = 8765
@@ -44,8 +50,10 @@ class Options:
 def run(options: Options) -> int:
     """Fill the catalogue and serve it until Ctrl-C."""
     from mutoscope.commands.catalogue import build_catalogue
+    from mutoscope.commands.spoken import Spoken
     from mutoscope.serve.app import serve
 
-    catalogue = build_catalogue(options.checkpoints, options.device, options.memory)
+    spoken = Spoken(options.prompts, options.encoder)
+    catalogue = build_catalogue(options.checkpoints, options.device, options.memory, spoken)
     serve(catalogue, host=options.host, port=options.port, open_browser=options.open)
     return 0

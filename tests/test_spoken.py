@@ -1,0 +1,115 @@
+"""Worlds that are told in words what to show, from the command line: where embeddings come from, what a page may say, videos of prompts."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fakes import tiny_checkpoint, tiny_codec, tiny_config, tiny_manifest, tiny_model
+from mutoscope import cli
+from mutoscope.commands import spoken
+from mutoscope.commands.catalogue import build_catalogue
+from mutoscope.commands.generate import timed_prompt
+from mutoscope.commands.spoken import Spoken, open_voice
+from mutoscope.core.errors import CheckpointError, ConfigError, DataError
+from mutoscope.core.world import NO_ACTIONS, WorldSpec
+from mutoscope.media.video import read_video
+from mutoscope.memory.policy import Window
+from mutoscope.models.checkpoint import read_manifest, save_checkpoint
+from mutoscope.models.text_cache import create_cache
+from mutoscope.models.text_config import TextConfig
+from mutoscope.serve.catalogue import PaneOptions
+from prompt_fakes import TOKENS, WIDTH, FakeEncoder, fake_cache
+
+KNOWN = ("a red square", "a blue one")
+
+
+@pytest.fixture
+def encoder(monkeypatch):
+    """Every encoder by any name."""
+    made = FakeEncoder()
+    monkeypatch.setattr(spoken, "resident_encoder", lambda name, device: made)
+    return made
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A student on disk that is told in words, with three embeddings beside it."""
+    config = tiny_config(action_dim=0, travel=False, text_dim=WIDTH)
+    manifest = tiny_manifest(world=WorldSpec("spoken", 12, 20, 16.0, NO_ACTIONS), model=config, memory=Window(4), beginning="nothing")
+    manifest = replace(manifest, conditions=("text",), text=TextConfig("minilm", TOKENS))
+    path, model = tmp_path / "student", tiny_model(config).float()
+    save_checkpoint(path, manifest, model=model, average=model, codec=tiny_codec(), starts=None)
+    fake_cache(path / "prompts", ("", *KNOWN))
+    return path
+
+
+def test_a_page_may_say_what_lies_beside_the_checkpoint(checkpoint):
+    (choice,) = build_catalogue((str(checkpoint),), "cpu").choices
+    assert choice.prompts is not None and choice.prompts.describe() == {"known": list(KNOWN), "free": False}
+    assert any(policy.startswith("anchored=") for policy in choice.policies)
+    source = choice.make_source(PaneOptions(2, "window=4"))
+    source.say(choice.prompts.embed(KNOWN[0]), "keep")
+    first = source.reset(None, 3)
+    source.say(choice.prompts.embed(KNOWN[1]), "recommit")
+    assert first.shape == (1, 12, 20, 3) and source.step(np.zeros(0, np.float32)).shape == (1, 12, 20, 3)
+    with pytest.raises(ConfigError, match="no embedding of 'night'"):
+        choice.prompts.check("night")
+    with pytest.raises(DataError, match="has no embedding of 'night'"):
+        choice.prompts.embed("night")
+
+
+def test_an_encoder_adds_what_is_missing_once(checkpoint, encoder):
+    (choice,) = build_catalogue((str(checkpoint),), "cpu", "", Spoken(encoder="minilm")).choices
+    assert choice.prompts is not None and choice.prompts.free
+    text, negative = choice.prompts.embed("night")
+    assert torch.equal(choice.prompts.embed("night")[0], text) and encoder.asked == ["night"]
+    assert text.shape == negative.shape == (1, TOKENS, WIDTH) and bool((text[0, 2:] == 0).all()) and not torch.equal(text, negative)
+    again = open_voice(checkpoint, read_manifest(checkpoint), Spoken())
+    assert "night" in again.known and torch.equal(again.embed("night")[0], text), "it is on disk, and needs no encoder any more"
+
+
+def test_embeddings_elsewhere_and_their_mistakes(checkpoint, encoder, tmp_path):
+    manifest = read_manifest(checkpoint)
+    with pytest.raises(ConfigError, match="holds no embeddings of prompts; make some"):
+        open_voice(checkpoint, manifest, Spoken(str(tmp_path / "nowhere")))
+    empty = open_voice(checkpoint, manifest, Spoken(str(tmp_path / "new"), "minilm"))
+    assert empty.known == () and encoder.asked == [""], "the negative prompt is needed in any case"
+    with pytest.raises(ConfigError, match="holds no prompt to begin with"):
+        empty.book()
+    create_cache(tmp_path / "wide", "other", WIDTH + 1, TOKENS)
+    with pytest.raises(ConfigError, match="embeddings 11 wide"):
+        open_voice(checkpoint, manifest, Spoken(str(tmp_path / "wide")))
+    with pytest.raises(CheckpointError, match="takes no prompts"):
+        open_voice(checkpoint, tiny_checkpoint().manifest, Spoken())
+
+
+@pytest.mark.parametrize("switch", ["recommit", "keep", "cut"])
+def test_videos_of_prompts(checkpoint, tmp_path, switch, capsys):
+    output = tmp_path / "told.mp4"
+    arguments = ["generate", str(checkpoint), "--prompt", f"{KNOWN[0]}*4", f"{KNOWN[1]}*3", "--switch", switch, "--output", str(output)]
+    assert cli.main(arguments) == 0
+    assert "7 frames at 16 frames/s, 2 prompts" in capsys.readouterr().out and len(read_video(output)[0]) == 7
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (["--prompt", "night*4"], "has no embedding of 'night'"),
+        (["--prompt", "night"], "is not words, a star and a number"),
+        (["--actions", "stand*4"], "give --prompt"),
+        ([], "give --prompt"),
+    ],
+)
+def test_what_cannot_be_told_is_said(checkpoint, asked, words, capsys):
+    assert cli.main(["generate", str(checkpoint), *asked]) == cli.MISTAKE
+    assert words in capsys.readouterr().err
+
+
+def test_prompts_with_stars():
+    assert timed_prompt("a * b*12") == ("a * b", 12)
+    for wrong in ("*3", "night*", "night*0", "night*x"):
+        with pytest.raises(ConfigError, match="a star and a number"):
+            timed_prompt(wrong)
