@@ -112,6 +112,7 @@ function buildPanes({ panes, bindings, starts, prompts }) {
   if (options.some(({ value }) => value === before)) part("start").value = before;
   part("start-label").hidden = !starts.length;
   part("words").hidden = !prompts;
+  part("hint").hidden = !Object.keys(bindings).length;
   part("prompts").replaceChildren(...(prompts?.known ?? []).map((text) => option(text, text)));
   // Keys that are held while the panes change stay held.
   keys.changed();
