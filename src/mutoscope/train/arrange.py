@@ -97,7 +97,7 @@ def frozen_models(stage: Arrangeable) -> list[VideoTransformer]:
 
 
 def put_together(stage: Arrangeable, arranged: Arranged, workers: Workers) -> None:
-    """Blocks as they were, and learners' models and averages whole again, in the leading process's host memory. Every process must call it."""
+    """Blocks as they were; and learners' models whole again, in the leading process's host memory. Every process must call it."""
     for model in models_of(stage):
         keep_again(model)
     for name, form in arranged.forms.items():
