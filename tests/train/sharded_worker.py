@@ -16,9 +16,11 @@ from training_fakes import UPDATE, different, loop_plan, make_stage
 
 from fakes import tiny_conditions, tiny_latents
 from mutoscope.models.denoise import bidirectional
+from mutoscope.models.lora_config import LoraConfig
 from mutoscope.train import learner as learners
-from mutoscope.train import monitor, sharding
+from mutoscope.train import monitor, sharding, shared_clips
 from mutoscope.train.arrange import arrange
+from mutoscope.train.config import UpdateConfig
 from mutoscope.train.loop import StageRun, run_loop
 from mutoscope.train.parallel import Workers, start_workers
 from mutoscope.train.placement import Placement
@@ -28,6 +30,13 @@ from mutoscope.train.state import load_state
 SHARDED = Placement("sharded")
 KINDS = ("autoregressive", "consistency", "long-matching")
 TWICE = replace(UPDATE, updates=2, save_every=1, batch_size=2, clip_norm=0.05)
+ADAPTED = replace(TWICE, trains=LoraConfig(2, 3.0, whole=("action_embedding",)))
+# How two processes share the work, which stage they train, and what of it learns.
+LAUNCHES = {
+    "shared clips": (Placement(clip_processes=2), "autoregressive", TWICE),
+    "shared rollouts": (Placement(clip_processes=2), "long-matching", TWICE),
+    "all at once": (Placement("sharded", "recomputed", ("optimiser", "frozen models"), 2), "long-matching", ADAPTED),
+}
 SOON = timedelta(seconds=2)
 
 
@@ -48,10 +57,10 @@ def look(stage: StageRun, update: int) -> None:
         bidirectional(stage.learners["model"].average, tiny_latents(2), torch.full((2, 2), 0.5, dtype=torch.float64), tiny_conditions(2))
 
 
-def train(kind: str, folder: Path, workers: Workers) -> StageRun:
+def train(kind: str, folder: Path, workers: Workers, update: UpdateConfig = TWICE) -> StageRun:
     """A stage in float64, trained or resumed to its last update."""
-    stage, source = make_stage(kind, TWICE, workers=workers, wide=True)
-    run_loop(stage, source, loop_plan(folder / kind, TWICE), workers, partial(look, stage))
+    stage, source = make_stage(kind, update, workers=workers, wide=True)
+    run_loop(stage, source, loop_plan(folder / kind, update), workers, partial(look, stage))
     return stage
 
 
@@ -74,6 +83,15 @@ def train_all(folder: Path) -> None:
         (folder / "again.json").write_text(json.dumps(different(played(stage), played(again))))
     learners.clip_gradients = clip_own_part
     leave(folder, "clipped by parts", train("autoregressive", folder / "clipped", workers), workers)
+
+
+def share_all(folder: Path) -> None:
+    """The same clips for both processes, each with some of their frames; and the broken twin."""
+    for name, (placement, kind, update) in LAUNCHES.items():
+        workers = start_workers("cpu", placement)
+        leave(folder, name, train(kind, folder / name, workers, update), workers)
+    shared_clips._Gather.backward = staticmethod(lambda ctx, gradient: (gradient.split(list(ctx.shares))[ctx.group.rank], None, None))
+    train("autoregressive", folder / "not added up", start_workers("cpu", Placement(clip_processes=2)))
 
 
 def clip_own_part(parameters: list[torch.nn.Parameter], most: float) -> torch.Tensor:
@@ -133,6 +151,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     monitor._tensorboard = lambda folder: None
     together(2, partial(train_all, folder))
+    together(2, partial(share_all, folder))
     together(4, partial(load_all, folder))
     found = {work.__name__: fails(2, partial(work, folder)) for work in (forget_the_context, skip_a_collective)}
     (folder / "failed.json").write_text(json.dumps(found))

@@ -95,9 +95,10 @@ def stage_config(kind: str, update: UpdateConfig) -> StageConfig:
     matching = MatchingStage(
         "matching", "consistency", "bidirectional", update, 2, 2, critic_learning_rate=5e-4, student_every=2, average_from=1
     )
+    whole = replace(update, trains="all weights")  # stages from fresh weights have nothing to adapt
     configs: dict[str, StageConfig] = {
-        "codec": CodecStage("codec", update, CODEC.latent_channels, CODEC.widths, CODEC.blocks),
-        "bidirectional": BidirectionalStage("bidirectional", update),
+        "codec": CodecStage("codec", whole, CODEC.latent_channels, CODEC.widths, CODEC.blocks),
+        "bidirectional": BidirectionalStage("bidirectional", whole),
         "autoregressive": AutoregressiveStage("autoregressive", "bidirectional", update),
         "ode": OdeStage("ode", "autoregressive", update, trajectories=2 * update.batch_size, solver_steps=3, student_steps=2, guidance=1.5),
         "consistency": ConsistencyStage("consistency", "autoregressive", update, grid_steps=6, target_average=0.7),

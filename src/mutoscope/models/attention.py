@@ -12,7 +12,7 @@ computation, stays beside it, for memories that change what they hold and as wha
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ from mutoscope.models.past import Past
 from mutoscope.models.recall import RecallLayer
 from mutoscope.models.rope import rotate, rotations, screen_addresses
 from mutoscope.models.softmax import attention
+
+T = TypeVar("T")
 
 
 class Attend(Protocol):
@@ -226,6 +228,12 @@ class Context:
         return replace(self, layers=layers)
 
 
+def keep(kept: list[T], layer: int, value: T) -> None:
+    """Collect what a layer leaves, once: a block whose activations are computed again for its gradient comes by with the same."""
+    if layer == len(kept):
+        kept.append(value)
+
+
 class CleanHalf:
     """The commit passes of a whole clip at once; collects the context that the noisy half reads."""
 
@@ -244,17 +252,17 @@ class CleanHalf:
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         rotated = rotate(keys, self.turns.whole)
         original = rotate(keys, self.turns.place) if self.layout.moves and self.turns.place is not None else keys
-        self.context.layers.append((original, rotated, values))
+        keep(self.context.layers, layer, (original, rotated, values))
         return attend_clip(self.layout, rotate(queries, self.turns.whole), (rotated, values), (original, rotated, values), layer)
 
     def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Commits write, then read. A memory that is written from last passes knows no commits: none writes, and none reads."""
         if memory.written_from == "last pass":
-            self.context.told.append((keys, values))
+            keep(self.context.told, layer, (keys, values))
             return torch.zeros_like(queries)
         chunks, tokens, turn = self.layout.chunks, self.layout.grid.tokens, self.turns.telling(memory)
         before, after = write_chunks(chunks, tokens, memory, keys, values, turn)
-        self.context.states.append(before)
+        keep(self.context.states, layer, before)
         return read_chunks(chunks, tokens, memory, after, queries, turn)
 
 
@@ -308,7 +316,7 @@ class LastPasses:
         """Each pass reads what the chunks before it wrote, then writes."""
         half = self.half
         before = half.context.states[layer] if memory.written_from == "commit" else self._write(layer, memory, keys, values)
-        self.states.append(before)
+        keep(self.states, layer, before)
         return half.read(memory, before, queries)
 
     def _write(self, layer: int, memory: RecallLayer, keys: Tensor, values: Tensor) -> States:

@@ -7,12 +7,17 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 
 from mutoscope.models.checkpoint import freeze
 from mutoscope.models.transformer import VideoTransformer
 from mutoscope.train.learner import Learner
+from mutoscope.train.off_load import off_load_frozen, off_load_state
 from mutoscope.train.parallel import Workers
-from mutoscope.train.sharding import is_sharded, process_mesh, shard_model, whole_tensors
+from mutoscope.train.placement import OffLoaded
+from mutoscope.train.recompute import keep_again, recompute_blocks
+from mutoscope.train.sharding import is_sharded, part_home, process_mesh, shard_model, whole_tensors
+from mutoscope.train.shared_clips import ClipGroup, share_clips
 
 
 class Arrangeable(Protocol):
@@ -33,15 +38,50 @@ class Arranged:
 
 def arrange(stage: Arrangeable, workers: Workers, precision: str) -> Arranged:
     """Lay a stage out before its first update. Every process must call it."""
-    if workers.placement.weights == "replicated":
-        return Arranged({})
+    placement = workers.placement
+    if placement.clip_processes > 1:
+        group = clip_group(workers)
+        for model in models_of(stage):
+            share_clips(model, group)
+    forms = shard(stage, workers, precision) if placement.weights == "sharded" else {}
+    if not forms:
+        off_load(stage, workers)
+    for learner in stage.learners.values():
+        if placement.activations == "recomputed" and isinstance(learner.module, VideoTransformer):
+            recompute_blocks(learner.module)
+    return Arranged(forms)
+
+
+def shard(stage: Arrangeable, workers: Workers, precision: str) -> dict[str, VideoTransformer]:
+    """Cut all video models of a stage over the processes; returns the forms of those that learn."""
+    placement, device = workers.placement, workers.device
     forms = {name: form_of(learner.module) for name, learner in stage.learners.items() if isinstance(learner.module, VideoTransformer)}
-    mesh = process_mesh(workers.device, workers.world_size)
+    mesh, frozen = process_mesh(device, workers.world_size), frozen_models(stage)
     for model in models_of(stage):
-        shard_model(model, mesh, precision, workers.device)
+        kind: OffLoaded = "frozen models" if any(model is each for each in frozen) else "optimiser"
+        shard_model(model, mesh, precision, device, part_home(device, kind in placement.off_load))
     for name in forms:
         stage.learners[name].renew_optimiser()
-    return Arranged(forms)
+    return forms
+
+
+def off_load(stage: Arrangeable, workers: Workers) -> None:
+    """Let what the launch names wait on the host while it is not used."""
+    placement = workers.placement
+    if "optimiser" in placement.off_load:
+        for learner in stage.learners.values():
+            off_load_state(learner.optimiser, workers.device)
+    if "frozen models" in placement.off_load:
+        in_use = {id(weight) for learner in stage.learners.values() for weight in learner.module.parameters()}
+        for model in frozen_models(stage):
+            off_load_frozen(model, workers.device, in_use)
+
+
+def clip_group(workers: Workers) -> ClipGroup:
+    """This process and those beside it that share its clips."""
+    size = workers.placement.clip_processes
+    mesh = init_device_mesh(workers.device.type, (workers.readers, size), mesh_dim_names=("reader", "frames"))
+    return ClipGroup(mesh["frames"].get_group(), size, workers.rank % size)
 
 
 def models_of(stage: Arrangeable) -> Iterator[VideoTransformer]:
@@ -57,7 +97,9 @@ def frozen_models(stage: Arrangeable) -> list[VideoTransformer]:
 
 
 def put_together(stage: Arrangeable, arranged: Arranged, workers: Workers) -> None:
-    """Learners' models and averages whole again, in the host memory of the leading process. Every process must call it."""
+    """Blocks as they were; and learners' models whole again, in the leading process's host memory. Every process must call it."""
+    for model in models_of(stage):
+        keep_again(model)
     for name, form in arranged.forms.items():
         learner = stage.learners[name]
         for part in ("module", "average"):

@@ -95,5 +95,5 @@ def start_workers(device: str = "auto", placement: Placement = PLAIN) -> Workers
     if use_cuda:
         torch.cuda.set_device(chosen)
     if world_size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if use_cuda else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if use_cuda else "gloo")
     return Workers(rank, world_size, chosen, placement)

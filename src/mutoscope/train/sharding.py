@@ -9,7 +9,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mutoscope.models.transformer import Block, VideoTransformer
@@ -21,7 +28,12 @@ def process_mesh(device: torch.device, world_size: int) -> DeviceMesh:
     return init_device_mesh(device.type, (world_size,))
 
 
-def shard_model(model: VideoTransformer, mesh: DeviceMesh, precision: str, device: torch.device) -> None:
+def part_home(device: torch.device, off_loaded: bool) -> OffloadPolicy:
+    """Where a process keeps its parts: on its device, or on the host, where learners' gradients and optimiser states then are too."""
+    return CPUOffloadPolicy(pin_memory=device.type == "cuda") if off_loaded else OffloadPolicy()
+
+
+def shard_model(model: VideoTransformer, mesh: DeviceMesh, precision: str, device: torch.device, home: OffloadPolicy) -> None:
     """Cut a model's weights into parts, block by block, and move this process's to its device.
 
     Master weights keep their type. Where training computes in bfloat16, blocks are gathered in it: half the traffic, and half the memory
@@ -35,10 +47,10 @@ def shard_model(model: VideoTransformer, mesh: DeviceMesh, precision: str, devic
     for block in model.blocks:
         assert isinstance(block, Block)
         gather_for_context(block)
-        fully_shard(block, mesh=mesh, reshard_after_forward=True, mp_policy=policy, ignored_params=kept)
+        fully_shard(block, mesh=mesh, reshard_after_forward=True, mp_policy=policy, offload_policy=home, ignored_params=kept)
         register_fsdp_forward_method(block, "write")
     # The outermost layers too are let go after each pass: what is kept over an optimiser step without a backward pass is never renewed.
-    fully_shard(model, mesh=mesh, reshard_after_forward=True, ignored_params=kept)
+    fully_shard(model, mesh=mesh, reshard_after_forward=True, offload_policy=home, ignored_params=kept)
     register_fsdp_forward_method(model, "write")
 
 
@@ -104,7 +116,7 @@ def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:
     cut = [gradient for gradient in gradients if isinstance(gradient, DTensor)]
     squares = torch.stack([own_part(gradient).square().sum() for gradient in cut]).sum()
     torch.distributed.all_reduce(squares, group=cut[0].device_mesh.get_group())
-    uncut = [gradient.square().sum() for gradient in gradients if not isinstance(gradient, DTensor)]
+    uncut = [gradient.square().sum().to(squares.device) for gradient in gradients if not isinstance(gradient, DTensor)]
     return (squares + sum(uncut, squares.new_zeros(()))).sqrt()
 
 
@@ -116,5 +128,5 @@ def clip_gradients(parameters: list[nn.Parameter], most: float) -> Tensor:
     scale = (most / (norm + 1e-6)).clamp(max=1.0)
     for parameter in parameters:
         if parameter.grad is not None:
-            own_part(parameter.grad).mul_(scale)
+            own_part(parameter.grad).mul_(scale.to(parameter.grad.device))
     return norm
