@@ -26,10 +26,10 @@ def shapes() -> RunConfig:
     return RunConfig(
         name="shapes",
         data=DataConfig("shapes", 32, 32, frame_skip=1, episodes=480, frames_per_episode=33, held_out_episodes=24),
-        model=ModelConfig(dim=96, ffn_dim=384, num_heads=3, num_layers=4, patch=2, text_dim=384),
+        model=ModelConfig(dim=64, ffn_dim=256, num_heads=2, num_layers=4, patch=2, text_dim=384),
         memory=Window(WINDOW),
         chunk_frames=1,
-        clip_frames=13,
+        clip_frames=9,
         shift=3.0,
         text=TextConfig("minilm", tokens=8),
         stages=_stages(),
@@ -50,12 +50,12 @@ def shapes_smoke() -> RunConfig:
 
 
 def _stages() -> tuple[CodecStage | BidirectionalStage | AutoregressiveStage | ConsistencyStage | MatchingStage, ...]:
-    matching = UpdateConfig(200, 8, 1e-4, average=0.95, save_every=100)
+    matching = UpdateConfig(120, 8, 1e-4, average=0.95, save_every=60)
     return (
         CodecStage("codec", UpdateConfig(400, 32, 1e-3, clip_norm=0.3, average=0.99), latent_channels=4, widths=(24, 32), blocks=1),
-        BidirectionalStage("bidirectional", UpdateConfig(1500, 8, 1e-3, average=0.99, save_every=500)),
-        AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(1500, 8, 1e-3, average=0.99, save_every=500), weight="none"),
-        ConsistencyStage("consistency", "autoregressive", UpdateConfig(500, 8, 2e-4, average=0.99, save_every=250), guidance=1.5),
+        BidirectionalStage("bidirectional", UpdateConfig(1000, 8, 1e-3, average=0.99, save_every=500)),
+        AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(1600, 8, 1e-3, average=0.99, save_every=500), weight="none"),
+        ConsistencyStage("consistency", "autoregressive", UpdateConfig(400, 8, 2e-4, average=0.99, save_every=200), guidance=1.5),
         *(
             MatchingStage(
                 f"matching-{steps}",

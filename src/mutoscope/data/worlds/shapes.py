@@ -108,6 +108,10 @@ class Shown:
         """Whether there is a shape, bool `[...]`."""
         return self.shape != NOTHING
 
+    def of(self, clip: int) -> "Shown":
+        """What one of several clips shows."""
+        return Shown(self.shape[clip], self.colour[clip], self.row[clip], self.column[clip])
+
 
 @lru_cache(maxsize=4)
 def _templates(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
