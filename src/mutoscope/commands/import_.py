@@ -106,4 +106,5 @@ def imported_manifest(run: RunConfig, stage: StageConfig, content_rate: float) -
         latent_mean=run.codec.latents_mean,
         latent_std=run.codec.latents_std,
         conditions=("text",),
+        text=run.text,
     )

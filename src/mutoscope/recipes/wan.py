@@ -5,6 +5,7 @@ published fine-tunings. Pictures may have any size that divides by 16, chunks an
 """
 
 from mutoscope.memory.policy import Window
+from mutoscope.models.text_config import TextConfig
 from mutoscope.models.wan_config import wan_2_1
 from mutoscope.train.config import (
     AutoregressiveStage,
@@ -59,6 +60,7 @@ def _wan(name: str, model: ModelConfig) -> RunConfig:
         ),
         precision="bf16",
         codec=codec,
+        text=TextConfig("umt5", tokens=512),
     )
 
 
