@@ -14,6 +14,7 @@ COMMANDS = {
     "record": "turn a world, or your own clips, into a data set",
     "check": "look a data set over: actions, duplicates, frozen clips, actions off by one",
     "embed": "write the embeddings of prompts or captions, for training and play without a text encoder",
+    "prepare": "turn own videos into clips of latents for training on published weights",
     "train": "train every stage of a recipe, or resume where it stopped",
     "evaluate": "score checkpoints side by side on held-out episodes",
     "recall": "measure how long a world remembers what left the view",

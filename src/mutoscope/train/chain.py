@@ -278,6 +278,8 @@ def latent_source(chain: Chain, stage: LearningStage, codec: LoadedCodec) -> Cli
     """The clips of a stage as latents: as they were prepared, or encoded here."""
     seed, frames = derive_seed(chain.run.seed, stage.name), chain.run.frames_read(stage)
     prepared = is_prepared(chain.train_data)
+    if prepared and dict(chain.train_data.manifest.settings).get("codec") != codec_hash(chain):
+        raise DataError(f"{chain.train_data.path} was prepared with another codec than the one in {chain.codec_path}; prepare it again")
     latents = chain.train_data if prepared else prepare_latents(chain, codec, frames)
     array = CLIPS if prepared or codec.temporal_stride > 1 else "latents"
     return ClipSource(latents, array, frames, stage.update, seed, chain.workers, chain.prompts)

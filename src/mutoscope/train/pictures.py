@@ -90,8 +90,13 @@ def told(chain: "Chain", batch: Batch, conditions: Conditions) -> Conditions:
 
 
 def sample_frames(run: RunConfig) -> int:
-    """Length of the sample clips in frames: a training clip, or twelve frames after the context where that is more."""
-    return max(run.clip_frames, CONTEXT + 12)
+    """Length of a run's sample clips in frames."""
+    return frames_shown(run.clip_frames)
+
+
+def frames_shown(clip_frames: int) -> int:
+    """A training clip, or twelve frames after the context where that is more."""
+    return max(clip_frames, CONTEXT + 12)
 
 
 def save_pictures(folder: Path, real: np.ndarray, made: np.ndarray, rate: float, update: int) -> None:
