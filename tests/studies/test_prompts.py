@@ -14,6 +14,7 @@ from mutoscope.core.errors import CheckpointError, ConfigError, DataError
 from mutoscope.data.captions import read_prompts
 from mutoscope.data.recorder import RecordOptions, record
 from mutoscope.data.worlds import make_world
+from mutoscope.data.worlds.shape_world import PERIOD
 from mutoscope.data.worlds.shapes import CAPTIONS, UNSEEN, detect
 from mutoscope.media.sheet import read_png
 from mutoscope.models.checkpoint import export_checkpoint, load_checkpoint, read_manifest
@@ -21,7 +22,9 @@ from mutoscope.models.text_cache import create_cache, open_cache
 from mutoscope.recipes.shapes import shapes_smoke
 from mutoscope.rollout.generate import generate
 from mutoscope.rollout.session import default_config
+from mutoscope.studies import switches
 from mutoscope.studies.prompts import OTHER, REAL, PromptOptions, score_rows, start_frames
+from mutoscope.studies.recall import Candidate
 from mutoscope.train import chain as chains
 from mutoscope.train.chain import open_chain, train_chain
 from mutoscope.train.parallel import Workers
@@ -125,3 +128,24 @@ def test_the_same_pictures_under_other_prompts_are_near_chance():
     rows = score_rows("made", {group: real_clips(world, told, options) for group, told in prompts.items()}, prompts)
     for told, other in zip(rows[::2], rows[1::2], strict=True):
         assert told["appearances"]["value"] == 1 and other["appearances"]["value"] < 0.2 and other["colour"]["value"] < 0.5
+
+
+def test_switches_share_what_came_before(root: Path, tmp_path: Path):
+    checkpoint = load_checkpoint(root / "run" / "matching-2" / "checkpoint")
+    candidate = Candidate("tiny", checkpoint, default_config(checkpoint.manifest))
+    options = switches.SwitchOptions(clips=2, after=PERIOD)
+    made = {way: switches.switched_clips(candidate, options.pairs(), way, 3, options) for way in switches.WAYS}
+    assert all(clips.shape[:2] == (2, 3 + PERIOD) for clips in made.values())
+    before = {way: clips[:, :3] for way, clips in made.items()}
+    assert np.array_equal(before["recommit"], before["keep"]) and np.array_equal(before["recommit"], before["no switch"])
+    assert not np.array_equal(before["recommit"], before["from the beginning"])
+    after = {way: clips[:, 3:] for way, clips in made.items()}
+    assert all(not np.array_equal(after["no switch"], after[way]) for way in ("recommit", "keep", "from the beginning"))
+
+
+def test_the_report_of_switches(root: Path, tmp_path: Path):
+    arguments = ["prompts", str(root / "run" / "matching-2"), "--ask", "switches", "--switched-clips", "2", "--output", str(tmp_path)]
+    assert cli.main(arguments) == 0
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [(row["phase"], row["way"]) for row in rows] == [(phase, way) for phase in switches.PHASES for way in switches.WAYS]
+    assert "Switched in a pause" in (tmp_path / "results.md").read_text() and read_png(tmp_path / "sheet.png").ndim == 3

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "mutoscope prompts runs/shapes/matching-4 runs/shapes/matching-1",
     "mutoscope prompts runs/shapes/autoregressive --guidance 1 1.5 3 --output results/shapes/guidance",
+    "mutoscope prompts runs/shapes/matching-2 --ask switches --output results/shapes/switches",
 )
 
 
@@ -27,6 +28,10 @@ class Options:
 
     checkpoints: tyro.conf.Positional[tuple[str, ...]]
     """Checkpoint folders, or stages' folders of a run, of the world of shapes."""
+    ask: Literal["following", "switches"] = "following"
+    """Whether prompts are followed, or what a change of the prompt does, with and without a second commit of the past."""
+    switched_clips: int = 64
+    """Clips whose prompt changes."""
     guidance: tuple[float, ...] = (1.0, 1.5)
     """Guidance of teachers; each is asked at every value."""
     teacher_steps: int = 16
@@ -47,8 +52,12 @@ class Options:
 
 def run(options: Options) -> int:
     """Ask all candidates and write the report."""
+    from mutoscope.studies import switches
     from mutoscope.studies.prompts import PromptOptions, study
 
+    if options.ask == "switches":
+        print(switches.study(make_candidates(options), switches.SwitchOptions(options.switched_clips, seed=options.seed), options.output))
+        return 0
     asked = PromptOptions(options.seen_clips, options.unseen_clips, options.frames, options.seed)
     print(study(make_candidates(options), asked, options.output))
     return 0
