@@ -51,7 +51,7 @@ class SwitchOptions:
 
     def pairs(self) -> list[tuple[Told, Told]]:
         """Old and new words of every clip: of combinations that training showed, with nothing in common."""
-        drawn, pairs = numpy_stream(self.seed, "switched prompts"), []
+        drawn, pairs = numpy_stream(self.seed, "switched prompts"), list[tuple[Told, Told]]()
         while len(pairs) < self.clips:
             old, new = (SEEN[int(index)] for index in drawn.integers(len(SEEN), size=2))
             if old.shape != new.shape and old.colour != new.colour and old.direction != new.direction:
