@@ -1,11 +1,13 @@
-"""How many bytes would a memory take? Cache bytes per memory policy for any model, before anything is allocated.
+"""How many bytes would it take? Cache bytes per memory policy for any model, and with --gpu-memory whether its training and play fit.
 
-A model is a recipe (wan-1.3b and wan-14b among them: 480x832, 1,560 tokens per frame) or a checkpoint.
+A model is a recipe (wan-1.3b and wan-14b among them: 480x832, 1,560 tokens per frame) or a checkpoint. With --gpu-memory, for recipes: peak
+memory and time of every stage and of play, and settings that fit, with what each costs. Nothing is allocated.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
@@ -22,6 +24,8 @@ EXAMPLES = (
     "mutoscope plan",
     "mutoscope plan wan-1.3b --frames 7500 --tokens 1024 --dtype bf16",
     "mutoscope plan doom --policies window=16 sink=4,window=12 full=1000 --rows 8",
+    "mutoscope plan wan-1.3b --gpu-memory 24",
+    "mutoscope plan wan-14b --gpu-memory 24 80 --gpus 8 --output what_fits.json",
 )
 USUAL = (
     "window=21",
@@ -61,6 +65,18 @@ class Options:
     """Players side by side."""
     dtype: Literal["fp32", "bf16", "fp8"] = "bf16"
     """Type of the cache's elements."""
+    gpu_memory: tuple[float, ...] = ()
+    """GiB of a device, one or several: what of the recipe fits on it, and with which settings."""
+    device: str = ""
+    """Whose speed is taken for the times; default: the smallest in the table with that much memory."""
+    gpus: int = 1
+    """Devices at hand for training."""
+    measured: bool = False
+    """Take the speed of this machine, from a small pass that is timed here."""
+    text_tokens: int = 512
+    """Tokens of a prompt, for models that read text; Wan fills prompts up to 512."""
+    output: Path | None = None
+    """A JSON file for what fits."""
 
 
 def run(options: Options) -> int:
@@ -69,6 +85,9 @@ def run(options: Options) -> int:
 
     from mutoscope.commands.checkpoints import parse_policy
 
+    if options.gpu_memory:
+        return run_fitting(options)
+
     if min(options.frames, options.chunk, options.rows) < 1 or options.tokens < 0:
         raise ConfigError(f"--frames, --chunk and --rows must be at least 1 and --tokens at least 0, got {options}")
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}[options.dtype]
@@ -76,6 +95,26 @@ def run(options: Options) -> int:
     texts = options.policies or (f"full={options.frames}", *USUAL, halved)
     specs = [(text, cache_spec(options, parse_policy(text))) for text in texts]
     print(table(specs, options, dtype))
+    return 0
+
+
+def run_fitting(options: Options) -> int:
+    """Print what fits and with which settings; the exit code is 0 whether it does or not."""
+    from mutoscope.commands import fitting
+    from mutoscope.core.files import write_json
+    from mutoscope.core.provenance import provenance
+    from mutoscope.recipes import RECIPES, recipe
+
+    if options.model not in RECIPES:
+        raise ConfigError(f"--gpu-memory plans a recipe, and '{options.model}' is none; recipes: {', '.join(RECIPES)}")
+    if min(options.gpus, options.rows) < 1 or options.text_tokens < 0:
+        raise ConfigError(f"--gpus and --rows must be at least 1 and --text-tokens at least 0, got {options}")
+    found = list(fitting.fits(options))
+    print(fitting.report(found, recipe(options.model), human, fitting.assumed(options)))
+    if options.output:
+        head = {"provenance": provenance(), "recipe": options.model, "gpus": options.gpus, "text_tokens": options.text_tokens}
+        write_json(options.output, {**head, "assumed": fitting.assumed(options), "fits": [fit.plain() for fit in found]})
+        print(f"{options.output}: written")
     return 0
 
 

@@ -79,23 +79,30 @@ def group_chunks(
     chunks: Sequence[ChunkSources], grid: TokenGrid, head_dim: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[Group, ...]:
     """Cut a clip's chunks, or its last ones, into groups that read no more than MOST_FILLING times what each would read alone."""
-    runs: list[list[ChunkSources]] = []
-    for chunk in chunks:
-        if runs and _fits([*runs[-1], chunk], grid.tokens):
-            runs[-1].append(chunk)
-        else:
-            runs.append([chunk])
+    runs = chunk_runs(chunks, grid.tokens)
     own = chunks[-1].chunk.frames.stop - chunks[0].chunk.start  # frames of the past, less those before the first chunk
     return tuple(_group(run, own, grid, head_dim, device, dtype) for run in runs)
 
 
+def chunk_runs(chunks: Sequence[ChunkSources], tokens: int) -> list[list[ChunkSources]]:
+    """Neighbouring chunks that attend together, for frames of `tokens` tokens."""
+    runs: list[list[ChunkSources]] = []
+    for chunk in chunks:
+        if runs and _fits([*runs[-1], chunk], tokens):
+            runs[-1].append(chunk)
+        else:
+            runs.append([chunk])
+    return runs
+
+
 def _fits(run: list[ChunkSources], tokens: int) -> bool:
-    gathered = len(run) * max(map(_reads, run))
+    read = len(run) * max(map(reads_of, run))
     alike = len({chunk.chunk.length for chunk in run}) == 1
-    return alike and gathered <= MOST_FILLING * sum(map(_reads, run)) and gathered * tokens <= MOST_KEYS
+    return alike and read <= MOST_FILLING * sum(map(reads_of, run)) and read * tokens <= MOST_KEYS
 
 
-def _reads(chunk: ChunkSources) -> int:
+def reads_of(chunk: ChunkSources) -> int:
+    """Frames that a chunk reads, its own among them."""
     return len(chunk.sources) + chunk.chunk.length
 
 
@@ -107,7 +114,7 @@ def _moved(chunk: ChunkSources) -> int:
 def _group(run: list[ChunkSources], own: int, grid: TokenGrid, head_dim: int, device: torch.device, dtype: torch.dtype) -> Group:
     """`own`: what is added to the number of a chunk's own frame to find it in the bank."""
     moved = max(map(_moved, run))
-    kept = max(map(_reads, run)) - moved - run[0].chunk.length
+    kept = max(map(reads_of, run)) - moved - run[0].chunk.length
     rows = [_row(chunk, moved, kept, own) for chunk in run]
     moved_frames, positions, kept_frames = (torch.tensor([row[part] for row in rows], device=device) for part in range(3))
     biases = torch.tensor([row[3] for row in rows], dtype=torch.float64, device=device)

@@ -21,10 +21,11 @@ class LiveBytes(TorchDispatchMode):
         self._known: dict[int, weakref.ref] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {id(storage) for storage in _storages((args, kwargs or {}))}
         made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, Tensor):
-                self._note(tensor.untyped_storage())
+        for storage in _storages(made):
+            if id(storage) not in given:  # views of what was there before, such as weights, are not made here
+                self._note(storage)
         return made
 
     def _note(self, storage: torch.UntypedStorage) -> None:
@@ -39,6 +40,10 @@ class LiveBytes(TorchDispatchMode):
         self._known[key] = weakref.ref(storage, gone)
         self.live += size
         self.peak = max(self.peak, self.live)
+
+
+def _storages(values: Any) -> list[torch.UntypedStorage]:
+    return [tensor.untyped_storage() for tensor in tree_leaves(values) if isinstance(tensor, Tensor)]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,142 @@
+"""What a streaming session holds and computes, codec included, from its config alone."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mutoscope.core.devices import BANDWIDTH_SHARE, PLAYING_SHARE, Device
+from mutoscope.core.proposals import Cost, Option, Step, propose
+from mutoscope.memory.policy import PolicyConfig
+from mutoscope.models.arithmetic import BF16_ON_CUDA, FP32_ON_CUDA, Going, Reach, flops, forward_bytes, parameters
+from mutoscope.models.codec import Codec
+from mutoscope.models.live_bytes import decoding_bytes
+from mutoscope.models.tiled_codec import SizedCodec, TiledCodec, Tiles
+from mutoscope.models.transformer import TransformerConfig
+
+TILES = Tiles(32, 32, 8)
+PLAIN = replace(BF16_ON_CUDA, wide=2)  # all of a session in bfloat16, nothing cast
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """What decoding one frame takes. host: states that lie there; moved: bytes of them that go there and back."""
+
+    name: str
+    bytes: int
+    host: int
+    moved: int
+    flops: float
+
+
+def whole_decoder(name: str, codec: Codec, weights: torch.nn.Module) -> Decoder:
+    """A frame at a time; `codec` with its `weights` on the meta device."""
+    taken = decoding_bytes(codec, weights)
+    return Decoder(name, taken.total, 0, 0, decoding_flops(codec))
+
+
+def tiled_decoder(codec: SizedCodec, weights: torch.nn.Module, tiles: Tiles = TILES) -> Decoder:
+    """Tile by tile, with the states of the others on the host."""
+    tiled = TiledCodec(codec, tiles, keep="host")
+    count = len(tiled.tops) * len(tiled.lefts)
+    taken, latent = decoding_bytes(tiled.tile, weights), codec.latent
+    pixels = 3 * latent.height * latent.width * codec.spatial_stride**2 * codec.temporal_stride * torch.float32.itemsize
+    host = count * taken.state
+    name = f"{count} tiles of {tiles.height}x{tiles.width} cells"
+    return Decoder(name, taken.total + pixels, host, 2 * host, count * decoding_flops(tiled.tile))
+
+
+def decoding_flops(codec: Codec) -> float:
+    """Of one frame in the middle of a stream, counted on the meta device."""
+    latent, state = codec.latent, codec.start_decoding(1)
+    frame = torch.empty(1, 1, latent.channels, latent.height, latent.width, device="meta")
+    with torch.no_grad():
+        _, state = codec.decode_next(frame, state)
+        with FlopCounterMode(display=False) as counter:
+            codec.decode_next(frame, state)
+    return float(counter.get_total_flops())
+
+
+@dataclass(frozen=True)
+class Playing:
+    """A session: `rows` players, chunks of `chunk` frames, `steps` denoising passes and a commit each.
+
+    weight_bytes and cache_bytes per number; `narrow`: computed in bfloat16. `decoders` are those that it may have, the first one its own.
+    """
+
+    config: TransformerConfig
+    policy: PolicyConfig
+    decoders: tuple[Decoder, ...]
+    chunk: int
+    steps: int
+    rows: int = 1
+    text: int = 0
+    weight_bytes: int = 4
+    cache_bytes: int = 4
+    narrow: bool = False
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Bytes on the device, by name."""
+        spec = self.config.cache(self.policy, self.chunk, self.rows)
+        dtypes = {4: torch.float32, 2: torch.bfloat16, 1: torch.float8_e4m3fn}
+        return {
+            "weights": parameters(self.config).total * self.weight_bytes,
+            "memory": sum(part.bytes(dtypes[self.cache_bytes]) for part in spec.parts),
+            "a pass": forward_bytes(self._going("velocity"), PLAIN if self.narrow else FP32_ON_CUDA),
+            "codec": self.rows * self.decoders[0].bytes,
+        }
+
+    def _going(self, serves: str) -> Going:
+        slots = self.config.cache(self.policy, self.chunk, self.rows).slots
+        return Going(self.config, self.rows, self.chunk, Reach(self.chunk * slots), self.text, "cache" if serves == "cache" else "velocity")
+
+    @property
+    def flops(self) -> float:
+        """Of a chunk without its codec, once the memory is full."""
+        return self.steps * flops(self._going("velocity")).forward + flops(self._going("cache")).forward
+
+    def seconds(self, device: Device, share: float = PLAYING_SHARE) -> float:
+        """Of a chunk: its passes by FLOPs or by bytes, whatever takes longer, and the codec."""
+        read = (self.steps + 1) * (self.parts["weights"] + self.parts["memory"])
+        rate = share * (device.flops if self.narrow else device.wide_flops)
+        codec = self.rows * self.chunk * self.decoders[0].flops / (device.flops * share)
+        moved = self.rows * self.chunk * self.decoders[0].moved / device.link
+        return max(self.flops / rate, read / (device.bandwidth * BANDWIDTH_SHARE)) + codec + moved
+
+    def cost(self, device: Device, share: float = PLAYING_SHARE) -> Cost:
+        """Bytes and seconds."""
+        return Cost(sum(self.parts.values()), self.seconds(device, share))
+
+
+def in_bfloat16(playing: Playing) -> Playing | None:
+    """Weights, passes and memory in bfloat16."""
+    return None if playing.narrow else replace(playing, narrow=True, weight_bytes=2, cache_bytes=2)
+
+
+def small_weights(playing: Playing) -> Playing | None:
+    """Weights in 8 bit."""
+    return replace(playing, weight_bytes=1) if playing.narrow and playing.weight_bytes == 2 else None
+
+
+def small_cache(playing: Playing) -> Playing | None:
+    """Keys and values in 8 bit."""
+    return replace(playing, cache_bytes=1) if playing.narrow and playing.cache_bytes == 2 else None
+
+
+def next_decoder(playing: Playing) -> Playing | None:
+    """The next of the decoders that there are."""
+    return replace(playing, decoders=playing.decoders[1:]) if len(playing.decoders) > 1 else None
+
+
+OPTIONS: tuple[Option[Playing], ...] = (
+    Option("weights, passes and memory in bfloat16", "time", False, in_bfloat16),
+    Option("the next decoder: in tiles, then a tiny one", "result", False, next_decoder),
+    Option("keys and values in 8 bit", "result", False, small_cache),
+    Option("weights in 8 bit", "result", False, small_weights),
+)
+
+
+def fit_session(playing: Playing, device: Device, share: float = PLAYING_SHARE) -> list[Step[Playing]]:
+    """The steps that make a session fit; see core.proposals.propose."""
+    return propose(playing, OPTIONS, lambda state: state.cost(device, share), device.planned_bytes)
