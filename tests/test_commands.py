@@ -200,9 +200,9 @@ def test_flops_and_bytes_are_those_of_the_passes(untrained):
     assert moved[1] - moved[0] == moved[2] - moved[1] == 4 * weights + session.memory_bytes
 
 
-def test_bench_writes_percentiles_cold_and_warm_apart(tmp_path, capsys):
-    output = tmp_path / "bench.json"
-    assert cli.main(["bench", "--recipe", "scroll-smoke", "--steps", "1", "2", "--frames", "10", "--output", str(output)]) == 0
+def test_bench_writes_percentiles_cold_and_warm_apart(untrained, tmp_path, capsys):
+    output, path = tmp_path / "bench.json", save(untrained, tmp_path / "student")
+    assert cli.main(["bench", str(path), "--steps", "1", "2", "--frames", "10", "--output", str(output)]) == 0
     figures = json.loads(output.read_text())
     assert [row["steps"] for row in figures["rows"]] == [1, 2]
     assert figures["provenance"]["processor"] and figures["cold"]["first_chunk_ms"] > 0
@@ -218,8 +218,10 @@ def test_bench_writes_percentiles_cold_and_warm_apart(tmp_path, capsys):
 def test_bench_explains_what_cannot_be(capsys):
     assert cli.main(["bench", "--frames", "1"]) == 2
     assert "--frames must be at least 10" in capsys.readouterr().err
-    assert cli.main(["bench", "maze", "--recipe", "doom"]) == 2
-    assert "not both" in capsys.readouterr().err
+    assert cli.main(["bench", "--size", "32x32", "--codec", "none"]) == 2
+    assert "--size, --codec: for recipes alone" in capsys.readouterr().err
+    assert cli.main(["bench", "scroll-smoke", "--size", "32"]) == 2
+    assert "height first" in capsys.readouterr().err
 
 
 def test_a_saved_untrained_checkpoint_is_a_checkpoint(untrained, tmp_path):

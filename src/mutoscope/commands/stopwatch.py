@@ -8,11 +8,9 @@ import torch
 
 from mutoscope.commands.checkpoints import bundled_first, find_checkpoint, session_config
 from mutoscope.commands.roofline import roofline
-from mutoscope.commands.untrained import untrained_checkpoint
 from mutoscope.core.progress import Progress
 from mutoscope.core.provenance import provenance
 from mutoscope.models.checkpoint import Checkpoint, load_checkpoint
-from mutoscope.recipes import recipe
 from mutoscope.rollout.session import Session
 
 if TYPE_CHECKING:
@@ -21,8 +19,6 @@ if TYPE_CHECKING:
 
 def measure_all(options: "Options") -> dict:
     """Cold figures of the first session, then one warm row per step count, under the head of every results file."""
-    if options.threads:
-        torch.set_num_threads(options.threads)
     begin = time.perf_counter()
     checkpoint = open_checkpoint(options)
     load_ms = 1e3 * (time.perf_counter() - begin)
@@ -31,7 +27,7 @@ def measure_all(options: "Options") -> dict:
         rows = [measure_warm(checkpoint, steps, options, bar) for steps in options.steps]
     model = sum(parameter.numel() for parameter in checkpoint.model.parameters())
     what = {
-        "checkpoint": options.checkpoint or checkpoint.path.name,
+        "checkpoint": options.model or checkpoint.path.name,
         "recipe": checkpoint.manifest.recipe,
         "parameters": model,
         "threads": torch.get_num_threads(),
@@ -40,10 +36,8 @@ def measure_all(options: "Options") -> dict:
 
 
 def open_checkpoint(options: "Options") -> Checkpoint:
-    """The checkpoint or the recipe that was asked for; the bundled world without either."""
-    if options.recipe:
-        return untrained_checkpoint(recipe(options.recipe), options.device)
-    return load_checkpoint(find_checkpoint(options.checkpoint) if options.checkpoint else bundled_first(), options.device)
+    """The checkpoint that was asked for; the bundled world without one."""
+    return load_checkpoint(find_checkpoint(options.model) if options.model else bundled_first(), options.device)
 
 
 def open_session(checkpoint: Checkpoint, steps: int, options: "Options") -> Session:

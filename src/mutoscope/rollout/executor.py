@@ -4,7 +4,7 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -66,6 +66,14 @@ READERS: dict[WrittenFrom, tuple[PassKind, ...]] = {
 
 Planner = Generator[Pass, Tensor, Tensor]
 """Yields passes, is sent their velocities, returns the chunk's clean latents."""
+
+
+class Runner(Protocol):
+    """Whatever runs passes as one forward: the executor, or what stands before it."""
+
+    def run(self, passes: Sequence[Pass]) -> list[Tensor]:
+        """The velocity of every pass."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -146,7 +154,10 @@ class Streaming:
 
 @dataclass(frozen=True)
 class Executor:
-    """A model and the way to run passes through it. Runs without gradient: training's gradient pass is a replay."""
+    """A model and the way to run passes through it. Runs without gradient: training's gradient pass is a replay.
+
+    Latents may be of a wider type than the model, which works in its own; velocities come back in the latents' type.
+    """
 
     model: VideoTransformer
 
@@ -171,12 +182,22 @@ class Executor:
             first += size
         latents = torch.cat([item.latents for item in passes]) if len(passes) > 1 else passes[0].latents
         sigma = torch.cat([item.latents.new_full(item.latents.shape[:2], item.sigma) for item in passes])
-        inputs = latents, sigma, _stack([item.conditions for item in passes]), Streaming(attends)
+        inputs = (
+            latents.to(self.dtype),
+            sigma,
+            _stack([item.conditions for item in passes]).to(latents.device, self.dtype),
+            Streaming(attends),
+        )
         if all(item.commits for item in passes):
             self.model.write(*inputs)
             return [latents.new_empty(0) for _ in passes]
-        velocity = self.model(*inputs)
+        velocity = self.model(*inputs).to(latents.dtype)
         return [velocity[part] for part, _ in attends]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that the model works in."""
+        return self.model.patch_embedding.weight.dtype
 
     def _attend(self, item: Pass) -> Attend:
         segments = [self._segment(item, store, plan) for store, plan in item.parts]
@@ -191,8 +212,8 @@ class Executor:
         biases = {source.slot: source.bias for source in plan.sources if source.bias}
         hidden = None if len(slots) == highest else slot_mask(slots, highest, config.grid.tokens, device)
         if biases:
-            hidden = slot_biases(slots, biases, highest, config.grid.tokens).to(item.latents)
-        turns = chunk_turns(plan.position, plan.chunk.length, config.grid, config.head_dim, item.latents.dtype, device)
+            hidden = slot_biases(slots, biases, highest, config.grid.tokens).to(device, self.dtype)
+        turns = chunk_turns(plan.position, plan.chunk.length, config.grid, config.head_dim, self.dtype, device)
         return Segment(item, store, plan, turns, highest * config.grid.tokens, hidden)
 
 
@@ -273,7 +294,7 @@ def place_moved(model: VideoTransformer, store: MemoryStore, plan: ChunkPlan, ro
     store.moving_seconds += time.perf_counter() - began
 
 
-def drive(executor: Executor, planners: Sequence[Planner]) -> list[Tensor]:
+def drive(executor: Runner, planners: Sequence[Planner]) -> list[Tensor]:
     """The one loop: collect the next pass of every planner, run those of equal chunk length together, hand back velocities."""
     results: dict[int, Tensor] = {}
     waiting = {index: next(planner) for index, planner in enumerate(planners)}
