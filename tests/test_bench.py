@@ -97,8 +97,7 @@ def small_stream(name: str, **changes: object) -> Stream:
     run = recipe(name)
     settings = StreamSettings(run, 2, 4, run.memory, "own", "fp32", "cpu")
     settings = replace(settings, **changes)
-    model = random_model(settings)
-    return Stream(settings, model, random_codec(settings)[0], Executor(model))
+    return Stream(settings, random_model(settings), random_codec(settings)[0])
 
 
 def test_a_stream_of_a_small_world_shows_pictures_and_fills_its_memory():

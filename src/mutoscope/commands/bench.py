@@ -57,6 +57,16 @@ class Options:
     """Of a recipe: the type of weights, cache and arithmetic; auto is bf16 on a GPU and fp32 on a CPU."""
     rows: int = 1
     """Of a recipe: streams side by side."""
+    attention: Literal["sdpa", "cudnn", "flash", "flex"] = "sdpa"
+    """Kernel of attention: torch's choice, or by name; cudnn and flash need CUDA."""
+    runner: Literal["plain", "static", "graph", "compile", "compile-graph"] = "plain"
+    """How passes run: as they are, with tensors that stay in place, as CUDA graphs, through torch.compile."""
+    cache: Literal["plain", "int8", "fp8"] = "plain"
+    """Type of keys and values in memory: the model's, or eight bits with a scale per token and head."""
+    weights: Literal["plain", "int8", "int8-dynamic", "fp8", "fp8-dynamic"] = "plain"
+    """Type of the layers' matrices; needs torchao."""
+    commits: Literal["own", "fused"] = "own"
+    """Of a recipe: a pass for each chunk's commit, or together with the next chunk's first pass (full, window, recency)."""
 
 
 def run(options: Options) -> int:
@@ -81,7 +91,7 @@ def bench_checkpoint(options: Options) -> dict:
     from mutoscope.commands.stopwatch import measure_all
 
     given = {"--size": options.size, "--set": options.set, "--codec": options.codec != "own", "--precision": options.precision != "auto"}
-    given |= {"--rows": options.rows != 1}
+    given |= {"--rows": options.rows != 1, "--commits": options.commits != "own"}
     if wrong := [name for name, value in given.items() if value]:
         raise ConfigError(f"{', '.join(wrong)}: for recipes alone, and '{options.model or 'the bundled world'}' is none; leave it out")
     figures = measure_all(replace(options, steps=options.steps or CHECKPOINT_STEPS))
@@ -110,6 +120,7 @@ def stream_settings(options: Options, steps: int) -> StreamSettings:
     from mutoscope.commands.overrides import override
     from mutoscope.commands.streaming import StreamSettings, sized
     from mutoscope.recipes import recipe
+    from mutoscope.rollout.speed import Speed
 
     run_config = override(sized(recipe(options.model), options.size) if options.size else recipe(options.model), options.set)
     precision = {"auto": "bf16" if options.device.startswith("cuda") else "fp32", "fp32": "fp32", "bf16": "bf16"}[options.precision]
@@ -122,6 +133,8 @@ def stream_settings(options: Options, steps: int) -> StreamSettings:
         precision,  # type: ignore[arg-type]
         options.device,
         options.rows,
+        speed=Speed(options.attention, options.runner, options.cache, options.commits),
+        weights=options.weights,
     )
 
 

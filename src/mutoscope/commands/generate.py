@@ -6,9 +6,9 @@ The script is a list of actions with numbers of frames: 'forward*20,left*10' wal
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -52,6 +52,8 @@ class Options:
     """Enlarge each pixel this many times, so that a small world can be looked at."""
     device: str = "cpu"
     """Torch device: cpu, cuda, cuda:1, ..."""
+    commits: Literal["own", "fused"] = "own"
+    """A pass for each chunk's commit, or together with the next chunk's first pass: a forward less per chunk (full, window, recency)."""
 
 
 def run(options: Options) -> int:
@@ -60,6 +62,7 @@ def run(options: Options) -> int:
     from mutoscope.commands.script import parse_script
     from mutoscope.media.video import write_video
     from mutoscope.models.checkpoint import load_checkpoint
+    from mutoscope.rollout.speed import Speed
 
     if options.scale < 1:
         raise ConfigError(f"--scale must be at least 1, got {options.scale}")
@@ -67,6 +70,7 @@ def run(options: Options) -> int:
     world = checkpoint.manifest.world
     script = parse_script(options.actions, world.actions)
     config = session_config(checkpoint.manifest, steps=options.steps, policy=options.memory, seed=options.seed, guidance=options.guidance)
+    config = replace(config, speed=Speed(commits=options.commits))
     frames = continue_start(checkpoint, config, options.start, script)
     write_video(options.output, enlarge(frames, options.scale), world.content_rate)
     print(f"{options.output}: {len(frames)} frames at {world.content_rate:g} frames/s, the first {len(frames) - len(script)} are real")

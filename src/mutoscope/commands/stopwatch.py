@@ -1,6 +1,7 @@
 """What `mutoscope bench` times: the first frame of a cold process, then sessions whose memory is full."""
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,9 @@ from mutoscope.commands.roofline import roofline
 from mutoscope.core.progress import Progress
 from mutoscope.core.provenance import provenance
 from mutoscope.models.checkpoint import Checkpoint, load_checkpoint
+from mutoscope.models.quantised import quantise_weights
 from mutoscope.rollout.session import Session
+from mutoscope.rollout.speed import Speed
 
 if TYPE_CHECKING:
     from mutoscope.commands.bench import Options
@@ -37,12 +40,15 @@ def measure_all(options: "Options") -> dict:
 
 def open_checkpoint(options: "Options") -> Checkpoint:
     """The checkpoint that was asked for; the bundled world without one."""
-    return load_checkpoint(find_checkpoint(options.model) if options.model else bundled_first(), options.device)
+    checkpoint = load_checkpoint(find_checkpoint(options.model) if options.model else bundled_first(), options.device)
+    quantise_weights(checkpoint.model, options.weights)
+    return checkpoint
 
 
 def open_session(checkpoint: Checkpoint, steps: int, options: "Options") -> Session:
     """A session of the options' policy."""
-    return Session(checkpoint, session_config(checkpoint.manifest, steps=steps, policy=options.policy, seed=0))
+    config = session_config(checkpoint.manifest, steps=steps, policy=options.policy, seed=0)
+    return Session(checkpoint, replace(config, speed=Speed(options.attention, options.runner, options.cache)))
 
 
 def measure_cold(checkpoint: Checkpoint, options: "Options") -> dict[str, float]:

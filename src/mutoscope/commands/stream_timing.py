@@ -3,7 +3,7 @@
 import resource
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from mutoscope.commands.streaming import PRECISIONS, Stream, StreamSettings, ran
 from mutoscope.core.progress import Progress
 from mutoscope.memory.policy import policy_name
 from mutoscope.models.codec import state_bytes
+from mutoscope.models.quantised import held_bytes
 from mutoscope.models.transformer import VideoTransformer
-from mutoscope.rollout.executor import Executor, Pass, Runner
+from mutoscope.rollout.executor import Pass, Runner
+from mutoscope.rollout.fused import Pair
 
 WARM_STARTS, LOOKS, STEADY = 5, 10, 0.01
 
@@ -48,12 +50,12 @@ class Timed:
 
     runner: Runner
     device: torch.device
-    times: dict[str, list[float]] = field(default_factory=lambda: {"denoising": [], "commit": []})
+    times: dict[str, list[float]] = field(default_factory=lambda: {"denoising": [], "commit": [], "fused": []})
 
     def run(self, passes: Sequence[Pass]) -> list[Tensor]:
         """As the runner does."""
         made: list[Tensor] = []
-        kind = "commit" if all(item.commits for item in passes) else "denoising"
+        kind = "fused" if isinstance(passes[0], Pair) else "commit" if all(item.commits for item in passes) else "denoising"
         self.times[kind].append(milliseconds(lambda: made.extend(self.runner.run(passes)), self.device))
         return made
 
@@ -64,7 +66,7 @@ def measure_stream(settings: StreamSettings, frames: int) -> dict:
     made: list[VideoTransformer] = []
     build_ms = milliseconds(lambda: made.append(random_model(settings)), device)
     model, (codec, codec_words) = made[0], random_codec(settings)
-    stream = Stream(settings, model, codec, Executor(model))
+    stream = Stream(settings, model, codec)
     with Progress(4, "measuring") as bar, torch.inference_mode():
         first = {"build_ms": build_ms, **first_frames(stream, device)}
         bar.advance(note="first frames")
@@ -104,6 +106,8 @@ def plain_settings(settings: StreamSettings, frames: int) -> dict:
         "precision": settings.precision,
         "device": settings.device,
         "rows": settings.rows,
+        **asdict(settings.speed),
+        "weights": settings.weights,
         "prompt_tokens": settings.text if config.text_dim else 0,
         "chunks_measured": frames,
         "threads": torch.get_num_threads(),
@@ -133,15 +137,16 @@ def fill(stream: Stream) -> None:
 
 def pass_by_pass(stream: Stream, device: torch.device, frames: int) -> dict[str, dict[str, float]]:
     """Milliseconds of single passes and of the codec, the device waited for around each."""
-    runner, timed, codec = stream.executor, Timed(stream.executor, device), []
-    stream.executor = timed
+    holder = stream if stream.free is None else stream.free
+    runner, codec = holder.runner, []
+    timed = holder.runner = Timed(runner, device)
     for _ in range(frames):
         stream.denoise()
         if stream.codec is not None:
             codec.append(milliseconds(stream.pictures, device))
         stream.commit()
-    stream.executor = runner
-    found = {f"{kind}_ms": spread(times) for kind, times in timed.times.items()}
+    holder.runner = runner
+    found = {f"{kind}_ms": spread(times) for kind, times in timed.times.items() if times}
     return found | ({"codec_ms": spread(codec)} if codec else {})
 
 
@@ -185,7 +190,7 @@ def bounds(stream: Stream, chunk_ms: float) -> dict:
     """The arithmetic of a chunk with a full memory, what this machine can do, and the share of it that was reached without the codec."""
     settings, model, config = stream.settings, stream.model, stream.model.config
     step = Step(settings.rows, stream.chunk, max(part.spec.slots for part in stream.store.parts), settings.text)
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    weights = sum(map(held_bytes, model.parameters()))
     figures = arithmetic(config, step, settings.steps, weights=weights, cache=stream.store.bytes)
     limits = measured_limits(config, settings.rows * stream.chunk, torch.device(settings.device), PRECISIONS[settings.precision])
     least = chunk_bound(config, step, settings.steps, weights + stream.store.bytes, limits)

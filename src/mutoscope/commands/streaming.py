@@ -13,17 +13,21 @@ from torch import Tensor, nn
 
 from mutoscope.core.errors import ConfigError, MissingPackageError
 from mutoscope.core.streams import normal, stream
+from mutoscope.core.transfer import upload
 from mutoscope.memory.policy import PolicyConfig, state_of
 from mutoscope.models.checkpoint import freeze
 from mutoscope.models.codec import Codec, ConvCodec, ConvCodecConfig, to_frames
 from mutoscope.models.conditions import Conditions
+from mutoscope.models.quantised import WeightName, quantise_weights
 from mutoscope.models.tiny_codec import TinyCodec, taew_2_1
 from mutoscope.models.transformer import VideoTransformer
 from mutoscope.models.wan_codec import wan_codec
 from mutoscope.models.wan_config import WanCodecConfig
 from mutoscope.noise.schedule import few_step_levels
 from mutoscope.rollout.executor import Runner, drive
+from mutoscope.rollout.fused import FreeRun
 from mutoscope.rollout.planner import Trace, commit_chunk, few_step_chunk, row_groups, row_jobs
+from mutoscope.rollout.speed import PLAIN_SPEED, Speed
 from mutoscope.train.build import transformer_config
 from mutoscope.train.config import RunConfig
 
@@ -47,6 +51,8 @@ class StreamSettings:
     device: str
     rows: int = 1
     text: int = 512
+    speed: Speed = PLAIN_SPEED
+    weights: WeightName = "plain"
 
     def __post_init__(self) -> None:
         if min(self.steps, self.first_steps, self.rows, self.text) < 1:
@@ -79,7 +85,7 @@ def random_model(settings: StreamSettings) -> VideoTransformer:
         drawn = stream(run.seed, "model weights", device=device)
         model.initialise(drawn)
         nn.init.normal_(model.head.head.weight, std=HEAD_SPREAD, generator=drawn)
-    return freeze(model)
+    return quantise_weights(freeze(model), settings.weights)
 
 
 def random_codec(settings: StreamSettings) -> tuple[Codec | None, str]:
@@ -114,11 +120,13 @@ def _codec_shape(run: RunConfig) -> Codec | WanCodecConfig:
 class Stream:
     """One stream: a store, a codec state, and the chunks made so far. `pictures` decodes and brings pixel frames to the host."""
 
-    def __init__(self, settings: StreamSettings, model: VideoTransformer, codec: Codec | None, executor: Runner) -> None:
-        self.settings, self.model, self.codec, self.executor = settings, model, codec, executor
+    def __init__(self, settings: StreamSettings, model: VideoTransformer, codec: Codec | None) -> None:
+        self.settings, self.model, self.codec, speed = settings, model, codec, settings.speed
         self.rows, self.chunk = settings.rows, settings.run.chunk_frames
         like = torch.zeros(0, device=settings.device, dtype=PRECISIONS[settings.precision])
-        self.store = model.new_store(settings.policy, self.chunk, self.rows, like)
+        self.store = model.new_store(settings.policy, self.chunk, self.rows, like, speed.extras(self.chunk))
+        self.runner: Runner = speed.run(model)
+        self.free = FreeRun(speed.executor(model), self.store) if speed.commits == "fused" else None
         self.groups = row_groups(settings.policy, self.rows)
         self.conditions = self._conditions()
         self.begin()
@@ -127,6 +135,8 @@ class Stream:
         """Forget everything."""
         for row in range(self.rows):
             self.store.clear(row)
+        if self.free is not None:
+            self.free.open = None
         self.chunks, self.latents = 0, torch.zeros(0)
         self.codec_state = () if self.codec is None else self.codec.start_decoding(self.rows)
 
@@ -135,13 +145,19 @@ class Stream:
         steps = self.settings.steps if self.chunks else self.settings.first_steps
         levels = tuple(few_step_levels(steps, self.settings.run.shift).tolist())
         jobs = row_jobs(self.store, self.groups, self.chunk, self.conditions, self._noise)
-        self.latents = torch.cat(drive(self.executor, [few_step_chunk(job, levels, Trace()) for job in jobs]))
+        if self.free is not None:
+            (job,) = jobs
+            self.latents = self.free.chunk(job, few_step_chunk(job, levels, Trace()))
+            return
+        self.latents = torch.cat(drive(self.runner, [few_step_chunk(job, levels, Trace()) for job in jobs]))
 
     def commit(self) -> None:
-        """Write the chunk into memory."""
-        parts = [(rows, self.latents[rows], self.conditions.rows(rows)) for rows in self.groups]
-        drive(self.executor, [commit_chunk(self.store, rows, latents, conditions) for rows, latents, conditions in parts])
+        """Write the chunk into memory; where commits are fused, the next chunk does."""
         self.chunks += 1
+        if self.free is not None:
+            return
+        parts = [(rows, self.latents[rows], self.conditions.rows(rows)) for rows in self.groups]
+        drive(self.runner, [commit_chunk(self.store, rows, latents, conditions) for rows, latents, conditions in parts])
 
     def advance(self) -> None:
         """A chunk and its commit."""
@@ -176,4 +192,4 @@ class Stream:
     def _noise(self, frame: int, draw: int) -> Tensor:
         latent = self.model.config.latent
         shape = (self.rows, self.chunk, latent.channels, latent.height, latent.width)
-        return normal(shape, stream(self.settings.run.seed, "bench noise", frame, draw)).to(self.settings.device)
+        return upload(normal(shape, stream(self.settings.run.seed, "bench noise", frame, draw)), self.settings.device)

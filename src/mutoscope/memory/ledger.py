@@ -111,7 +111,7 @@ AnyPlan = ChunkPlan | HeadPlan
 class Ledger:
     """The book of one row: where each frame lies (slot, shelf), how many merged into it, whose slot holds chosen tokens (`mosaics`).
 
-    `open_chunk` plans a chunk, `commit` keeps it.
+    Nothing is written into slots `in_use`. `open_chunk` plans a chunk, `commit` keeps it.
     """
 
     policy: AnyPolicy
@@ -126,6 +126,7 @@ class Ledger:
     counts: dict[int, int] = field(default_factory=dict)
     sifts: tuple[Sift, ...] = ()
     mosaics: frozenset[int] = frozenset()
+    in_use: frozenset[int] = frozenset()
 
     @property
     def remembered(self) -> tuple[int, ...]:
@@ -163,7 +164,7 @@ class Ledger:
         self.blends += tuple(SlotBlend(self.slot_of[blend.frame], self.slot_of[blend.heir], blend) for blend in blends)
         self.evicted += lost
         held = {frame: slot for frame, slot in self.slot_of.items() if frame in kept}
-        taken = set(held.values())
+        taken = {*held.values(), *self.in_use}
         free = [slot for slot in range(self.num_slots) if slot not in taken]
         back = sorted(kept - held.keys())
         if len(free) < len(back) + length:
@@ -227,6 +228,17 @@ class Ledger:
             self.slot_of[frame] = slot
         self.next_frame = self.open_plan.chunk.start + self.open_plan.chunk.length
         self.open_plan, self.evicted, self.blends, self.sifts = None, (), (), ()
+
+    def open_ahead(self, length: int) -> ChunkPlan:
+        """Commit the open chunk in the book before its pass was run, and open the next one in slots that this pass does not read."""
+        if self.open_plan is None:
+            raise ConfigError("there is no open chunk to commit beside the next one")
+        self.in_use = frozenset(self.open_plan.read_slots)
+        self.commit()
+        try:
+            return self.open_chunk(length)
+        finally:
+            self.in_use = frozenset()
 
     def drop_open(self) -> None:
         """Forget an open chunk that will not be finished. What its opening evicted stays evicted."""
