@@ -54,7 +54,7 @@ class Options:
     codec: Literal["own", "tiny", "none"] = "own"
     """Of a recipe: its own codec (Wan's is not measured where diffusers is missing), a tiny decoder for Wan's latents, or none."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of a recipe: the type of weights, cache and arithmetic; auto is bf16 on a GPU and fp32 on a CPU."""
+    """Type of weights, cache and arithmetic; auto is fp32 of a checkpoint, of a recipe bf16 on a GPU and fp32 on a CPU."""
     rows: int = 1
     """Of a recipe: streams side by side."""
     attention: Literal["sdpa", "cudnn", "flash", "flex"] = "sdpa"
@@ -90,7 +90,7 @@ def bench_checkpoint(options: Options) -> dict:
     """Sessions of a checkpoint."""
     from mutoscope.commands.stopwatch import measure_all
 
-    given = {"--size": options.size, "--set": options.set, "--codec": options.codec != "own", "--precision": options.precision != "auto"}
+    given = {"--size": options.size, "--set": options.set, "--codec": options.codec != "own"}
     given |= {"--rows": options.rows != 1, "--commits": options.commits != "own"}
     if wrong := [name for name, value in given.items() if value]:
         raise ConfigError(f"{', '.join(wrong)}: for recipes alone, and '{options.model or 'the bundled world'}' is none; leave it out")

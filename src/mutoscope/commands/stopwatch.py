@@ -1,18 +1,17 @@
 """What `mutoscope bench` times: the first frame of a cold process, then sessions whose memory is full."""
 
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from mutoscope.commands.checkpoints import bundled_first, find_checkpoint, session_config
+from mutoscope.commands.loading import Loading, PrecisionName
 from mutoscope.commands.roofline import roofline
 from mutoscope.core.progress import Progress
 from mutoscope.core.provenance import provenance
-from mutoscope.models.checkpoint import Checkpoint, load_checkpoint
-from mutoscope.models.quantised import quantise_weights
+from mutoscope.models.checkpoint import Checkpoint
 from mutoscope.rollout.session import Session
 from mutoscope.rollout.speed import Speed
 
@@ -40,15 +39,19 @@ def measure_all(options: "Options") -> dict:
 
 def open_checkpoint(options: "Options") -> Checkpoint:
     """The checkpoint that was asked for; the bundled world without one."""
-    checkpoint = load_checkpoint(find_checkpoint(options.model) if options.model else bundled_first(), options.device)
-    quantise_weights(checkpoint.model, options.weights)
-    return checkpoint
+    return loading(options).load(find_checkpoint(options.model) if options.model else bundled_first())
+
+
+def loading(options: "Options") -> Loading:
+    """In which numbers, and how passes run."""
+    precision: PrecisionName = "bf16" if options.precision == "bf16" else "fp32"
+    return Loading(options.device, precision, options.weights, Speed(options.attention, options.runner, options.cache))
 
 
 def open_session(checkpoint: Checkpoint, steps: int, options: "Options") -> Session:
     """A session of the options' policy."""
     config = session_config(checkpoint.manifest, steps=steps, policy=options.policy, seed=0)
-    return Session(checkpoint, replace(config, speed=Speed(options.attention, options.runner, options.cache)))
+    return Session(checkpoint, loading(options).config(config))
 
 
 def measure_cold(checkpoint: Checkpoint, options: "Options") -> dict[str, float]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mutoscope.commands.loading import PRECISIONS, PrecisionName
 from mutoscope.core.errors import ConfigError, MissingPackageError
 from mutoscope.core.streams import normal, stream
 from mutoscope.core.transfer import upload
@@ -32,8 +33,6 @@ from mutoscope.train.build import transformer_config
 from mutoscope.train.config import RunConfig
 
 CodecName = Literal["own", "tiny", "none"]
-PrecisionName = Literal["fp32", "bf16"]
-PRECISIONS: dict[PrecisionName, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 ACTIONS = 4  # of a recipe whose world has keys
 HEAD_SPREAD = 0.02  # of the output head, which otherwise starts at zero: its frames are to be of numbers that move
 

@@ -144,7 +144,7 @@ class FreeRun:
 
     def __init__(self, executor: Executor, store: AnyStore) -> None:
         check_fusable(store)
-        self.runner: Runner = FusedRunner(executor)  # type: ignore[assignment]
+        self.runner: Runner = FusedRunner(executor)
         self.store = store
         self.open: Pass | None = None
 
