@@ -53,8 +53,9 @@ def build(what: What) -> Catalogue:
     """One pane, alone on the page."""
     if what.checkpoint is not None:
         from mutoscope.commands.catalogue import build_catalogue
+        from mutoscope.commands.loading import Loading
 
-        catalogue = build_catalogue((what.checkpoint,), "cpu")
+        catalogue = build_catalogue((what.checkpoint,), Loading())
         return replace(catalogue, panes=(PaneRequest(catalogue.choices[0].id, steps=what.steps),))
     choice = fake_choice() if what.recipe is None else untrained_choice(what.recipe, what.steps)
     return Catalogue((choice,), (PaneRequest(choice.id),))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mutoscope import cli
-from mutoscope.commands import checkpoints, evaluate, record
+from mutoscope.commands import checkpoints, evaluate
 from mutoscope.commands.catalogue import build_catalogue
 from mutoscope.commands.checkpoints import (
     bundled_first,
@@ -19,10 +19,10 @@ from mutoscope.commands.checkpoints import (
     parse_policy,
     session_config,
 )
-from mutoscope.commands.evaluate import evaluate_config, held_out_of_run
+from mutoscope.commands.evaluate import evaluate_config
 from mutoscope.commands.generate import continue_start, enlarge
+from mutoscope.commands.loading import Loading
 from mutoscope.commands.overrides import override
-from mutoscope.commands.recording import record_recipe, recorder_options, world_name
 from mutoscope.commands.roofline import count_bytes, count_flops
 from mutoscope.commands.script import parse_script
 from mutoscope.commands.train import finished, read_recipe
@@ -42,6 +42,7 @@ from mutoscope.memory.store import MemoryStore
 from mutoscope.models.checkpoint import Checkpoint, placeless, read_manifest, save_checkpoint
 from mutoscope.recipes import RECIPES, recipe
 from mutoscope.rollout.session import Session
+from mutoscope.rollout.speed import Speed
 from mutoscope.serve import app
 from mutoscope.serve.wire import PaneRequest
 from mutoscope.train.chain import draw_starts
@@ -200,9 +201,9 @@ def test_flops_and_bytes_are_those_of_the_passes(untrained):
     assert moved[1] - moved[0] == moved[2] - moved[1] == 4 * weights + session.memory_bytes
 
 
-def test_bench_writes_percentiles_cold_and_warm_apart(tmp_path, capsys):
-    output = tmp_path / "bench.json"
-    assert cli.main(["bench", "--recipe", "scroll-smoke", "--steps", "1", "2", "--frames", "10", "--output", str(output)]) == 0
+def test_bench_writes_percentiles_cold_and_warm_apart(untrained, tmp_path, capsys):
+    output, path = tmp_path / "bench.json", save(untrained, tmp_path / "student")
+    assert cli.main(["bench", str(path), "--steps", "1", "2", "--frames", "10", "--output", str(output)]) == 0
     figures = json.loads(output.read_text())
     assert [row["steps"] for row in figures["rows"]] == [1, 2]
     assert figures["provenance"]["processor"] and figures["cold"]["first_chunk_ms"] > 0
@@ -218,44 +219,27 @@ def test_bench_writes_percentiles_cold_and_warm_apart(tmp_path, capsys):
 def test_bench_explains_what_cannot_be(capsys):
     assert cli.main(["bench", "--frames", "1"]) == 2
     assert "--frames must be at least 10" in capsys.readouterr().err
-    assert cli.main(["bench", "maze", "--recipe", "doom"]) == 2
-    assert "not both" in capsys.readouterr().err
+    assert cli.main(["bench", "--size", "32x32", "--codec", "none"]) == 2
+    assert "--size, --codec: for recipes alone" in capsys.readouterr().err
+    assert cli.main(["bench", "scroll-smoke", "--size", "32"]) == 2
+    assert "height first" in capsys.readouterr().err
+
+
+def test_loading_says_in_which_numbers_a_checkpoint_plays(untrained, tmp_path):
+    """bf16 weights, a cache of int8 and static steps: another picture than in float32, but nearly the same."""
+    path, action = save(untrained, tmp_path / "student"), np.ones(untrained.manifest.world.actions.dim, np.float32)
+    pictures = []
+    for loading in (Loading(), Loading(precision="bf16", speed=Speed("flex", "static", "int8"))):
+        config = session_config(untrained.manifest, steps=2, policy=None, seed=0)
+        session = Session(loading.load(path), loading.config(config))
+        session.reset(0, 0)
+        pictures.append(np.stack([session.step(action) for _ in range(6)]).astype(int))
+    assert session.store.keys.dtype == torch.int8 and session.store.dtype == torch.bfloat16
+    assert 0 < np.abs(pictures[0] - pictures[1]).mean() < 8 < pictures[0].std()
 
 
 def test_a_saved_untrained_checkpoint_is_a_checkpoint(untrained, tmp_path):
     assert read_manifest(save(untrained, tmp_path / "a")) == untrained.manifest
-
-
-def test_recorder_options_and_names():
-    options = cli.parse("record", record, ["CartPole-v1", "--output", "a", "--frames", "9"])
-    assert recorder_options(options) == RecordOptions("gym:CartPole-v1", 200, 9, 48, 64, 2, 0, "hold-random")
-    assert [world_name(name) for name in ("doom-basic", "ALE/Pong", "gym:A-v0", "maze")] == [
-        "doom-basic",
-        "gym:ALE/Pong",
-        "gym:A-v0",
-        "maze",
-    ]
-
-
-def test_recording_an_unknown_world_lists_the_known_ones(tmp_path, capsys):
-    assert cli.main(["record", "quake", "--output", str(tmp_path / "a")]) == 2
-    assert "unknown world 'quake'; known: doom" in capsys.readouterr().err
-    assert not (tmp_path / "a").exists()
-
-
-def test_a_recipe_records_training_and_held_out_episodes_of_other_seeds(tmp_path):
-    train, held_out = (open_dataset(path) for path in record_recipe(recipe("scroll-smoke").data, tmp_path))
-    assert (len(train.episodes), len(held_out.episodes)) == (6, 4)
-    assert not {episode.seed for episode in train.episodes} & {episode.seed for episode in held_out.episodes}
-
-
-def test_the_held_out_data_of_a_run_is_found(tmp_path):
-    checkpoint = tmp_path / "run" / "matching-2" / "checkpoint"
-    checkpoint.mkdir(parents=True)
-    with pytest.raises(ConfigError, match="lies in no run folder with held-out episodes; give"):
-        held_out_of_run(checkpoint)
-    write_json(tmp_path / "run" / "data" / "held-out" / "manifest.json", {})
-    assert held_out_of_run(checkpoint) == (tmp_path / "run" / "data" / "held-out").resolve()
 
 
 def test_an_evaluation_is_as_the_arguments_say():
@@ -268,7 +252,7 @@ def test_an_evaluation_is_as_the_arguments_say():
 def test_the_catalogue_offers_what_the_checkpoints_can(untrained, tmp_path):
     student = save(untrained, tmp_path / "student", memory=Window(8))
     teacher = save(untrained, tmp_path / "teacher", stage="autoregressive", student_steps=32)
-    catalogue = build_catalogue((str(student), str(teacher)), "cpu")
+    catalogue = build_catalogue((str(student), str(teacher)), Loading())
     assert [choice.steps for choice in catalogue.choices[:2]] == [(2, 1, 4), (2, 1, 4, 32)]
     chosen = ("participative=6,recent=2,sink=3,room=2,grain=tokens",)
     chosen += ("retrieval=2,window=6,by=similarity,host_mib=256.0", "merging=8,recent=2")
@@ -283,28 +267,28 @@ def test_the_catalogue_offers_what_the_checkpoints_can(untrained, tmp_path):
     assert context.shape == (4, 32, 32, 3)
     assert source.step(np.zeros(4, np.float32)).shape == (1, 32, 32, 3)
     with pytest.raises(CheckpointError, match="'bidirectional' checkpoint, which cannot be played"):
-        build_catalogue((str(save(untrained, tmp_path / "b", stage="bidirectional")),), "cpu")
+        build_catalogue((str(save(untrained, tmp_path / "b", stage="bidirectional")),), Loading())
 
 
 def test_play_begins_with_the_memory_that_was_asked_for(untrained, tmp_path):
     path = str(save(untrained, tmp_path / "student", memory=Window(8)))
     asked = (("", "window=8"), ("sink", "sink=1,window=7"), ("full:full=30", "full=30"), ("window", "window=8"))
     for memory, first in (*asked, ("participative", "participative=6,recent=2,sink=3,room=2,grain=tokens")):
-        catalogue = build_catalogue((path,), "cpu", memory)
+        catalogue = build_catalogue((path,), Loading(), memory)
         (choice, options), *_ = catalogue.match(catalogue.panes)
         assert options.policy == first and len(set(choice.policies)) == len(choice.policies)
         assert {"window=8", "window=4", "sink=1,window=7"} <= set(choice.policies)
     with pytest.raises(CapacityError, match="holds 4 frames and frame 4 does not fit"):
-        build_catalogue((path,), "cpu", "full:full=4")
+        build_catalogue((path,), Loading(), "full:full=4")
     chunks = str(save(untrained, tmp_path / "chunks", memory=Window(8), chunk_frames=3))
     with pytest.raises(ConfigError, match="2 frames cannot hold a chunk of 3"):
-        build_catalogue((chunks,), "cpu", "window:window=2")
-    assert not any(text.startswith("participative") for text in build_catalogue((chunks,), "cpu").choices[0].policies)
+        build_catalogue((chunks,), Loading(), "window:window=2")
+    assert not any(text.startswith("participative") for text in build_catalogue((chunks,), Loading()).choices[0].policies)
     refused = (("retrieval=2,by=place", "does not reckon where it stands"), ("retrieval=2,host_mib=0.0001", "give it at least"))
     refused += (("head-wise=99", "name heads that it has"),)
     for memory, message in refused:
         with pytest.raises(ConfigError, match=message):
-            build_catalogue((path,), "cpu", memory)
+            build_catalogue((path,), Loading(), memory)
 
 
 def test_a_wrong_memory_is_said_before_a_port_is_opened(monkeypatch, capsys):
@@ -320,10 +304,10 @@ def test_the_real_world_stands_beside_a_learned_one_that_equals_it(untrained, tm
     world = world_spec(make_world("scroll", height=32, width=32, frame_skip=1))
     clips = placeless(untrained.starts.frames, torch.zeros(1, 4, world.actions.dim), untrained.starts.known)
     untrained = replace(untrained, starts=clips)
-    catalogue = build_catalogue((str(save(untrained, tmp_path / "a", world=world)),), "cpu")
+    catalogue = build_catalogue((str(save(untrained, tmp_path / "a", world=world)),), Loading())
     assert [choice.kind for choice in catalogue.choices] == ["learned", "real"]
     assert len(catalogue.panes) == 2
-    other = build_catalogue((str(save(untrained, tmp_path / "b", world=replace(world, content_rate=world.content_rate / 7))),), "cpu")
+    other = build_catalogue((str(save(untrained, tmp_path / "b", world=replace(world, content_rate=world.content_rate / 7))),), Loading())
     assert [choice.kind for choice in other.choices] == ["learned"]
 
 
@@ -333,7 +317,7 @@ def test_the_real_world_begins_where_the_learned_one_does(untrained, tmp_path):
     held_out = open_dataset(tmp_path / "held-out")
     starts = draw_starts(SimpleNamespace(held_out=held_out, run=SimpleNamespace(seed=0)))
     path = save(replace(untrained, starts=starts), tmp_path / "a", world=held_out.world)
-    learned, real = build_catalogue((str(path),), "cpu").choices
+    learned, real = build_catalogue((str(path),), Loading()).choices
     assert real.starts == learned.starts and len(set(starts.way_frames.tolist())) > 1
     source = real.make_source(real.options(PaneRequest(real.id)))
     shown = np.stack([source.reset(start, 0)[-1] for start in range(len(starts.frames))])

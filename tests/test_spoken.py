@@ -12,6 +12,7 @@ from mutoscope import cli
 from mutoscope.commands import spoken
 from mutoscope.commands.catalogue import build_catalogue
 from mutoscope.commands.generate import timed_prompt
+from mutoscope.commands.loading import Loading
 from mutoscope.commands.spoken import Spoken, open_voice
 from mutoscope.core.errors import CheckpointError, ConfigError, DataError
 from mutoscope.core.world import NO_ACTIONS, WorldSpec
@@ -47,7 +48,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def test_a_page_may_say_what_lies_beside_the_checkpoint(checkpoint):
-    (choice,) = build_catalogue((str(checkpoint),), "cpu").choices
+    (choice,) = build_catalogue((str(checkpoint),), Loading()).choices
     assert choice.prompts is not None and choice.prompts.describe() == {"known": list(KNOWN), "free": False}
     assert any(policy.startswith("anchored=") for policy in choice.policies)
     source = choice.make_source(PaneOptions(2, "window=4"))
@@ -62,7 +63,7 @@ def test_a_page_may_say_what_lies_beside_the_checkpoint(checkpoint):
 
 
 def test_an_encoder_adds_what_is_missing_once(checkpoint, encoder):
-    (choice,) = build_catalogue((str(checkpoint),), "cpu", "", Spoken(encoder="minilm")).choices
+    (choice,) = build_catalogue((str(checkpoint),), Loading(), "", Spoken(encoder="minilm")).choices
     assert choice.prompts is not None and choice.prompts.free
     text, negative = choice.prompts.embed("night")
     assert torch.equal(choice.prompts.embed("night")[0], text) and encoder.asked == ["night"]

@@ -83,9 +83,15 @@ def attention_on_copies(queries: Tensor, keys: Tensor, values: Tensor, attn_mask
     return torch.nn.functional.scaled_dot_product_attention(queries, keys.clone(), values.clone(), attn_mask=attn_mask)
 
 
+def read_by(attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """What a segment does in every layer, by another attention."""
+    plain = executor.Segment.read
+    return lambda segment, layer, queries: plain(replace(segment, kernel=attention), layer, queries)
+
+
 def test_constant_cost_broken_twin_that_copies_a_growing_cache(monkeypatch):
     assert is_constant(Full(70))
-    monkeypatch.setattr(executor, "scaled_dot_product_attention", attention_on_copies)
+    monkeypatch.setattr(executor.Segment, "read", read_by(attention_on_copies))
     assert not is_constant(Full(70))
 
 
@@ -100,7 +106,7 @@ def reads_lie_in_the_store(monkeypatch, attention: Callable[..., Tensor]) -> boo
         return read(queries, keys, values, attn_mask=attn_mask)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
-    monkeypatch.setattr(executor, "scaled_dot_product_attention", attention)
+    monkeypatch.setattr(executor.Segment, "read", read_by(attention))
     session.reset(0, 5)
     for _ in range(12):
         session.step(np.ones(ACTIONS.dim, np.float32))

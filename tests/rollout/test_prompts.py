@@ -20,6 +20,8 @@ from mutoscope.rollout.executor import drive
 from mutoscope.rollout.planner import commit_chunk
 from mutoscope.rollout.recent import RECOMMITTED_FRAMES
 from mutoscope.rollout.session import Session, SessionConfig
+from mutoscope.rollout.speed import Speed
+from mutoscope.rollout.static import StaticStep
 
 TEXT_DIM = 6
 PRESS = np.zeros(0, np.float32)
@@ -235,3 +237,28 @@ def test_an_image_is_the_first_frame():
     seen = play(session, 1)
     session.reset_from(255 - image, np.zeros((1, 1, 0)), np.zeros((1, 1), bool), (3,))
     assert session.num_frames == 1 and not torch.allclose(play(session, 1), seen)
+
+
+def follows_the_plain_runner(how: sessions.PromptSwitch) -> bool:
+    """Whether passes whose tensors stay where they are show what the plain ones do, through two changes of the prompt."""
+    checkpoint, made = spoken(Window(4)), []
+    for runner in ("plain", "static"):
+        session = Session(checkpoint, SessionConfig(2, 4, Window(4), speed=Speed(runner=runner)))
+        session.say(prompt(0), prompt(9))
+        session.reset(0, 7)
+        parts = [play(session, 6)]
+        for number in (1, 2):
+            session.say(prompt(number), prompt(9), how)
+            parts.append(play(session, 2))
+        made.append(torch.cat(parts, dim=1))
+    return torch.allclose(*made, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["recommit", "keep"])
+def test_static_passes_hear_the_new_prompt(how):
+    assert follows_the_plain_runner(how)
+
+
+def test_static_passes_broken_twin_that_is_deaf(monkeypatch):
+    monkeypatch.setattr(StaticStep, "_hear", lambda self, text: None)
+    assert not follows_the_plain_runner("recommit")

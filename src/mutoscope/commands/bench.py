@@ -1,37 +1,44 @@
-"""Measure how fast a checkpoint is on this machine: latency per frame, cold and warm, throughput, and the share of the roofline.
+"""Measure how fast a checkpoint, or a recipe's model, is on this machine: first frame, throughput, and the share of the roofline.
 
-Writes JSON with machine, commit and percentiles. --recipe measures a recipe's model with random weights, which are as
-fast as trained ones. Encoding and transport are not in these figures; benchmarks/play_latency.py measures them.
+Of a checkpoint: latency from action to pixels, percentiles. Of a recipe, with random weights, which are as fast as trained ones: the
+first frame cold and warm, every pass and the codec, frames/s with and without codec, memory over time, and the arithmetic of what is
+possible at most. Writes JSON with machine and commit. Encoding and transport are not in these figures; benchmarks/play_latency.py
+measures them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from mutoscope.core.errors import ConfigError
 
+if TYPE_CHECKING:
+    from mutoscope.commands.streaming import StreamSettings
+
 EXAMPLES = (
     "mutoscope bench",
     "mutoscope bench runs/doom-basic/matching-2 --steps 1 2 4 --output bench.json",
-    "mutoscope bench --recipe doom --device cuda --frames 500",
+    "mutoscope bench doom --device cuda --frames 500",
+    "mutoscope bench wan-1.3b --device cuda --codec tiny",
+    "mutoscope bench wan-1.3b --size 64x96 --set model.dim=96 model.num_layers=2 model.ffn_dim=192 --frames 10",
 )
+CHECKPOINT_STEPS, RECIPE_STEPS = (1, 2, 4), (2,)
 
 
 @dataclass(frozen=True)
 class Options:
     """What to measure, how long, and where the figures go."""
 
-    checkpoint: tyro.conf.Positional[str] = ""
-    """A checkpoint folder, a stage's folder in a run, or a bundled name; default: the bundled world."""
-    recipe: str = ""
-    """Measure this recipe's model with random weights instead."""
-    steps: tuple[int, ...] = (1, 2, 4)
-    """Denoising steps to measure, one row each."""
+    model: tyro.conf.Positional[str] = ""
+    """A checkpoint folder, a stage's folder in a run, a bundled name, or a recipe such as wan-1.3b; default: the bundled world."""
+    steps: tuple[int, ...] = ()
+    """Denoising steps to measure, one row each; default: 1 2 4 of a checkpoint, 2 of a recipe."""
     frames: int = 200
-    """Frames per row, after as many as fill the memory."""
+    """Frames (of a recipe: chunks) per row, after as many as fill the memory."""
     policy: str | None = None
     """Memory policy: window=16, sink=2,window=14 or full=200; default: the one it was trained with."""
     threads: int = 0
@@ -40,22 +47,95 @@ class Options:
     """The JSON file to write."""
     device: str = "cpu"
     """Torch device: cpu, cuda, cuda:1, ..."""
+    size: str = ""
+    """Of a recipe: pictures of another size, HEIGHTxWIDTH, such as 480x832."""
+    set: tuple[str, ...] = ()
+    """Of a recipe: changes, as path=value, such as model.num_layers=2."""
+    codec: Literal["own", "tiny", "none"] = "own"
+    """Of a recipe: its own codec (Wan's is not measured where diffusers is missing), a tiny decoder for Wan's latents, or none."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Type of weights, cache and arithmetic; auto is fp32 of a checkpoint, of a recipe bf16 on a GPU and fp32 on a CPU."""
+    rows: int = 1
+    """Of a recipe: streams side by side."""
+    attention: Literal["sdpa", "cudnn", "flash", "flex"] = "sdpa"
+    """Kernel of attention: torch's choice, or by name; cudnn and flash need CUDA."""
+    runner: Literal["plain", "static", "graph", "compile", "compile-graph"] = "plain"
+    """How passes run: as they are, with tensors that stay in place, as CUDA graphs, through torch.compile."""
+    cache: Literal["plain", "int8", "fp8"] = "plain"
+    """Type of keys and values in memory: the model's, or eight bits with a scale per token and head."""
+    weights: Literal["plain", "int8", "int8-dynamic", "fp8", "fp8-dynamic"] = "plain"
+    """Type of the layers' matrices; needs torchao."""
+    commits: Literal["own", "fused"] = "own"
+    """Of a recipe: a pass for each chunk's commit, or together with the next chunk's first pass (full, window, recency)."""
 
 
 def run(options: Options) -> int:
     """Measure, print a table, write the figures."""
-    from mutoscope.commands.stopwatch import measure_all
     from mutoscope.core.files import write_json
+    from mutoscope.recipes import RECIPES
 
-    if options.frames < 10 or not options.steps or min(options.steps) < 1 or options.threads < 0:
+    if options.frames < 10 or min(options.steps, default=1) < 1 or options.threads < 0:
         raise ConfigError(f"--frames must be at least 10, --steps at least 1 each, --threads at least 0; got {options}")
-    if options.checkpoint and options.recipe:
-        raise ConfigError("give a checkpoint or --recipe, not both")
-    figures = measure_all(options)
+    if options.threads:
+        import torch
+
+        torch.set_num_threads(options.threads)
+    figures = bench_recipe(options) if options.model in RECIPES else bench_checkpoint(options)
     write_json(options.output, figures)
-    print(table(figures["rows"]))
     print(f"{options.output}: written")
     return 0
+
+
+def bench_checkpoint(options: Options) -> dict:
+    """Sessions of a checkpoint."""
+    from mutoscope.commands.stopwatch import measure_all
+
+    given = {"--size": options.size, "--set": options.set, "--codec": options.codec != "own"}
+    given |= {"--rows": options.rows != 1, "--commits": options.commits != "own"}
+    if wrong := [name for name, value in given.items() if value]:
+        raise ConfigError(f"{', '.join(wrong)}: for recipes alone, and '{options.model or 'the bundled world'}' is none; leave it out")
+    figures = measure_all(replace(options, steps=options.steps or CHECKPOINT_STEPS))
+    print(table(figures["rows"]))
+    return figures
+
+
+def bench_recipe(options: Options) -> dict:
+    """Streams of a recipe's model with random weights."""
+    from mutoscope.commands import arithmetic, stream_timing
+    from mutoscope.core.provenance import provenance
+
+    rows: list[dict] = []
+    for steps in options.steps or RECIPE_STEPS:
+        figures = stream_timing.measure_stream(stream_settings(options, steps), options.frames)
+        if not rows:
+            print(arithmetic.described(figures["arithmetic"], steps))
+        print(f"--- {steps} steps\n{stream_timing.described(figures)}")
+        rows.append(figures)
+    return {"provenance": provenance(), "rows": rows}
+
+
+def stream_settings(options: Options, steps: int) -> StreamSettings:
+    """What the options say about a recipe's stream; the first chunk takes at least 4 steps (2605.15141, section 4)."""
+    from mutoscope.commands.checkpoints import parse_policy
+    from mutoscope.commands.overrides import override
+    from mutoscope.commands.streaming import StreamSettings, sized
+    from mutoscope.recipes import recipe
+    from mutoscope.rollout.speed import Speed
+
+    run_config = override(sized(recipe(options.model), options.size) if options.size else recipe(options.model), options.set)
+    precision = {"auto": "bf16" if options.device.startswith("cuda") else "fp32", "fp32": "fp32", "bf16": "bf16"}[options.precision]
+    return StreamSettings(
+        run_config,
+        steps,
+        max(4, steps),
+        run_config.memory if options.policy is None else parse_policy(options.policy),
+        options.codec,
+        precision,  # type: ignore[arg-type]
+        options.device,
+        options.rows,
+        speed=Speed(options.attention, options.runner, options.cache, options.commits),
+        weights=options.weights,
+    )
 
 
 def table(rows: list[dict]) -> str:

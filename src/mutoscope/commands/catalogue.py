@@ -17,6 +17,7 @@ from mutoscope.commands.checkpoints import (
     policy_text,
     session_config,
 )
+from mutoscope.commands.loading import Loading
 from mutoscope.commands.spoken import Spoken, open_voice
 from mutoscope.core.errors import CheckpointError, ConfigError, MutoscopeError
 from mutoscope.core.world import WorldSpec
@@ -27,7 +28,7 @@ from mutoscope.memory.choosing import Different, Merging, Nearness, Participativ
 from mutoscope.memory.heads import HeadWise
 from mutoscope.memory.ledger import layout
 from mutoscope.memory.policy import PolicyConfig, SinkWindow, Stateful, Window, cache_of, integer_base
-from mutoscope.models.checkpoint import Checkpoint, CheckpointManifest, load_checkpoint, load_starts, read_manifest
+from mutoscope.models.checkpoint import Checkpoint, CheckpointManifest, load_starts, read_manifest
 from mutoscope.rollout.session import Session, default_config
 from mutoscope.serve.catalogue import Catalogue, PaneChoice, PaneOptions
 from mutoscope.serve.sources import LearnedSource, PaneSource, RealSource, RealStart
@@ -39,14 +40,14 @@ FRAME_SKIPS = (2, 1, 4, 3)
 NOTHING_SPOKEN = Spoken()
 
 
-def build_catalogue(names: tuple[str, ...], device: str, memory: str = "", spoken: Spoken = NOTHING_SPOKEN) -> Catalogue:
+def build_catalogue(names: tuple[str, ...], loading: Loading, memory: str = "", spoken: Spoken = NOTHING_SPOKEN) -> Catalogue:
     """The named checkpoints (default: the bundled ones) and the real world; the page opens the named ones and then the real one.
 
     Each learned world begins with the memory policy `memory`, where one is named; the page offers the others beside it. `spoken` says where
     worlds that are told in words what to show take their embeddings from.
     """
     paths = [find_checkpoint(name) for name in names] or playable_bundled()
-    learned = [learned_choice(path, f"{number}", device, memory, spoken) for number, path in enumerate(paths)]
+    learned = [learned_choice(path, f"{number}", loading, memory, spoken) for number, path in enumerate(paths)]
     real = real_choices(learned[0].world, real_starts(paths[0]))
     opened = (*learned[: max(1, len(names))], *real)[:MAX_PANES]
     return Catalogue((*learned, *real), tuple(PaneRequest(choice.id) for choice in opened))
@@ -60,7 +61,7 @@ def playable_bundled() -> list[Path]:
     return [first, *(path for path in others if (manifest := read_manifest(path)).world == world and manifest.stage in PLAYABLE)]
 
 
-def learned_choice(path: Path, number: str, device: str, memory: str, spoken: Spoken) -> PaneChoice:
+def learned_choice(path: Path, number: str, loading: Loading, memory: str, spoken: Spoken) -> PaneChoice:
     """A checkpoint with its step counts and memory policies; its weights are loaded once, when it is first played."""
     manifest = read_manifest(path)
     if manifest.stage not in PLAYABLE:
@@ -68,10 +69,10 @@ def learned_choice(path: Path, number: str, device: str, memory: str, spoken: Sp
 
     @cache
     def checkpoint() -> Checkpoint:
-        return load_checkpoint(path, device)
+        return loading.load(path)
 
     def make_source(options: PaneOptions) -> PaneSource:
-        config = session_config(manifest, steps=options.steps, policy=options.policy, seed=0)
+        config = loading.config(session_config(manifest, steps=options.steps, policy=options.policy, seed=0))
         return LearnedSource(Session(checkpoint(), config), stride=checkpoint().codec.temporal_stride * manifest.chunk_frames)
 
     return PaneChoice(

@@ -8,7 +8,7 @@ Worlds that are told in words what to show take prompts with numbers of frames i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -64,6 +64,8 @@ class Options:
     """Enlarge each pixel this many times, so that a small world can be looked at."""
     device: str = "cpu"
     """Torch device: cpu, cuda, cuda:1, ..."""
+    commits: Literal["own", "fused"] = "own"
+    """A pass for each chunk's commit, or together with the next chunk's first pass: a forward less per chunk (full, window, recency)."""
 
 
 def run(options: Options) -> int:
@@ -72,12 +74,14 @@ def run(options: Options) -> int:
     from mutoscope.commands.script import parse_script
     from mutoscope.media.video import write_video
     from mutoscope.models.checkpoint import load_checkpoint
+    from mutoscope.rollout.speed import Speed
 
     if options.scale < 1:
         raise ConfigError(f"--scale must be at least 1, got {options.scale}")
     checkpoint = load_checkpoint(find_checkpoint(options.checkpoint), options.device)
     world = checkpoint.manifest.world
     config = session_config(checkpoint.manifest, steps=options.steps, policy=options.memory, seed=options.seed, guidance=options.guidance)
+    config = replace(config, speed=Speed(commits=options.commits))
     if checkpoint.manifest.text != "none":
         return tell(options, checkpoint, config)
     if options.prompt:

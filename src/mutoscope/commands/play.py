@@ -8,6 +8,7 @@ A strip under each learned world shows what lies in every slot of its memory; --
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import tyro
 
@@ -45,15 +46,29 @@ class Options:
     """Open the page in a browser where there is a display."""
     device: str = "cpu"
     """Torch device: cpu, cuda, cuda:1, ..."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Type of the model's weights, cache and arithmetic; bf16 is for GPUs."""
+    attention: Literal["sdpa", "cudnn", "flash", "flex"] = "sdpa"
+    """Kernel of attention: torch's choice, or by name; cudnn and flash need CUDA."""
+    runner: Literal["plain", "static", "graph", "compile", "compile-graph"] = "plain"
+    """How passes run: as they are, with tensors that stay in place, as CUDA graphs, through torch.compile (docs/speed.md)."""
+    cache: Literal["plain", "int8", "fp8"] = "plain"
+    """Type of keys and values in memory: the model's, or eight bits with a scale per token and head."""
+    weights: Literal["plain", "int8", "int8-dynamic", "fp8", "fp8-dynamic"] = "plain"
+    """Type of the layers' matrices; all but plain need torchao."""
 
 
 def run(options: Options) -> int:
     """Fill the catalogue and serve it until Ctrl-C."""
     from mutoscope.commands.catalogue import build_catalogue
+    from mutoscope.commands.loading import Loading
     from mutoscope.commands.spoken import Spoken
+    from mutoscope.rollout.speed import Speed
     from mutoscope.serve.app import serve
 
+    speed = Speed(options.attention, options.runner, options.cache)
+    loading = Loading(options.device, options.precision, options.weights, speed)
     spoken = Spoken(options.prompts, options.encoder)
-    catalogue = build_catalogue(options.checkpoints, options.device, options.memory, spoken)
+    catalogue = build_catalogue(options.checkpoints, loading, options.memory, spoken)
     serve(catalogue, host=options.host, port=options.port, open_browser=options.open)
     return 0

@@ -8,12 +8,22 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from mutoscope.commands.arithmetic import DeviceLimits
+from mutoscope.models.transformer import TransformerConfig
 from mutoscope.rollout.session import Session
 
 MEASURE_SECONDS = 0.3
 COPY_BYTES = 1 << 27
 # The attention kernel that torch's counter does not know.
 CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+def attention_flops(queries: torch.Size, keys: torch.Size, values: torch.Size, *rest: object, **named: object) -> int:
+    """Of one call, from the shapes of queries, keys and values."""
+    return sdpa_flop_count(queries, keys, values)
+
+
+COUNTED = {CPU_ATTENTION: attention_flops}
 
 
 def roofline(session: Session, action: np.ndarray) -> dict[str, float]:
@@ -23,7 +33,8 @@ def roofline(session: Session, action: np.ndarray) -> dict[str, float]:
     whole cache, once per pass, and the decoder's weights once.
     """
     flops, moved = count_flops(session, action), count_bytes(session)
-    peak, bandwidth = measure_peak(session), measure_bandwidth(session.device)
+    frames = session.rows * session.chunk_frames
+    peak, bandwidth = measure_peak(session.checkpoint.model.config, frames, session.device), measure_bandwidth(session.device)
     bounds = {"compute_ms": 1e3 * flops / peak, "memory_ms": 1e3 * moved / bandwidth}
     limits = {"peak_gflops_per_s": peak / 1e9, "bandwidth_gbytes_per_s": bandwidth / 1e9}
     return {"gflops": flops / 1e9, "mbytes": moved / 1e6, **limits, **bounds, "least_ms": max(bounds.values())}
@@ -31,7 +42,7 @@ def roofline(session: Session, action: np.ndarray) -> dict[str, float]:
 
 def count_flops(session: Session, action: np.ndarray) -> float:
     """Floating-point operations of one chunk as torch counts them (matrix products, attention, convolutions)."""
-    with FlopCounterMode(display=False, custom_mapping={CPU_ATTENTION: _attention_flops}) as counter:
+    with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
         session.step(action)
         session.commit()
     return float(counter.get_total_flops())
@@ -43,13 +54,19 @@ def count_bytes(session: Session) -> float:
     return float(passes * (_weights(session.checkpoint.model) + session.memory_bytes) + _weights(session.checkpoint.codec.decoder))
 
 
-def measure_peak(session: Session) -> float:
-    """FLOP/s of the feed-forward's first product at the session's own shape `[tokens, dim] x [dim, ffn_dim]`."""
-    config = session.checkpoint.model.config
-    tokens = session.rows * session.chunk_frames * config.grid.tokens
-    left = torch.randn(tokens, config.dim, device=session.device, generator=torch.Generator(session.device).manual_seed(0))
-    right = left.new_ones(config.dim, config.ffn_dim)
-    return 2.0 * tokens * config.dim * config.ffn_dim / _least_seconds(lambda: left @ right, session.device)
+def measured_limits(config: TransformerConfig, frames: int, device: torch.device, dtype: torch.dtype) -> DeviceLimits:
+    """What this machine did just now, for a model that takes so many frames at a time."""
+    peak, bandwidth = measure_peak(config, frames, device, dtype), measure_bandwidth(device)
+    return DeviceLimits(peak, bandwidth, f"measured: {peak / 1e12:.3g} TFLOP/s of its feed-forward's product, {bandwidth / 1e9:.3g} GB/s")
+
+
+def measure_peak(config: TransformerConfig, frames: int, device: torch.device, dtype: torch.dtype = torch.float32) -> float:
+    """FLOP/s of the feed-forward's first product at the model's own shape `[tokens of the frames, dim] x [dim, ffn_dim]`."""
+    tokens = frames * config.grid.tokens
+    drawn = torch.Generator(device).manual_seed(0)  # random numbers: a GPU multiplies equal ones faster
+    left = torch.randn(tokens, config.dim, device=device, dtype=dtype, generator=drawn)
+    right = torch.randn(config.dim, config.ffn_dim, device=device, dtype=dtype, generator=drawn)
+    return 2.0 * tokens * config.dim * config.ffn_dim / _least_seconds(lambda: left @ right, device)
 
 
 def measure_bandwidth(device: torch.device) -> float:
@@ -57,10 +74,6 @@ def measure_bandwidth(device: torch.device) -> float:
     source = torch.ones(COPY_BYTES // 4, device=device)
     target = torch.empty_like(source)
     return 2.0 * COPY_BYTES / _least_seconds(lambda: target.copy_(source), device)
-
-
-def _attention_flops(queries: torch.Size, keys: torch.Size, values: torch.Size, *rest: object, **named: object) -> int:
-    return sdpa_flop_count(queries, keys, values)
 
 
 def _weights(module: nn.Module) -> int:

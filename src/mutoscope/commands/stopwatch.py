@@ -7,13 +7,13 @@ import numpy as np
 import torch
 
 from mutoscope.commands.checkpoints import bundled_first, find_checkpoint, session_config
+from mutoscope.commands.loading import Loading, PrecisionName
 from mutoscope.commands.roofline import roofline
-from mutoscope.commands.untrained import untrained_checkpoint
 from mutoscope.core.progress import Progress
 from mutoscope.core.provenance import provenance
-from mutoscope.models.checkpoint import Checkpoint, load_checkpoint
-from mutoscope.recipes import recipe
+from mutoscope.models.checkpoint import Checkpoint
 from mutoscope.rollout.session import Session
+from mutoscope.rollout.speed import Speed
 
 if TYPE_CHECKING:
     from mutoscope.commands.bench import Options
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 def measure_all(options: "Options") -> dict:
     """Cold figures of the first session, then one warm row per step count, under the head of every results file."""
-    if options.threads:
-        torch.set_num_threads(options.threads)
     begin = time.perf_counter()
     checkpoint = open_checkpoint(options)
     load_ms = 1e3 * (time.perf_counter() - begin)
@@ -31,7 +29,7 @@ def measure_all(options: "Options") -> dict:
         rows = [measure_warm(checkpoint, steps, options, bar) for steps in options.steps]
     model = sum(parameter.numel() for parameter in checkpoint.model.parameters())
     what = {
-        "checkpoint": options.checkpoint or checkpoint.path.name,
+        "checkpoint": options.model or checkpoint.path.name,
         "recipe": checkpoint.manifest.recipe,
         "parameters": model,
         "threads": torch.get_num_threads(),
@@ -40,15 +38,20 @@ def measure_all(options: "Options") -> dict:
 
 
 def open_checkpoint(options: "Options") -> Checkpoint:
-    """The checkpoint or the recipe that was asked for; the bundled world without either."""
-    if options.recipe:
-        return untrained_checkpoint(recipe(options.recipe), options.device)
-    return load_checkpoint(find_checkpoint(options.checkpoint) if options.checkpoint else bundled_first(), options.device)
+    """The checkpoint that was asked for; the bundled world without one."""
+    return loading(options).load(find_checkpoint(options.model) if options.model else bundled_first())
+
+
+def loading(options: "Options") -> Loading:
+    """In which numbers, and how passes run."""
+    precision: PrecisionName = "bf16" if options.precision == "bf16" else "fp32"
+    return Loading(options.device, precision, options.weights, Speed(options.attention, options.runner, options.cache))
 
 
 def open_session(checkpoint: Checkpoint, steps: int, options: "Options") -> Session:
     """A session of the options' policy."""
-    return Session(checkpoint, session_config(checkpoint.manifest, steps=steps, policy=options.policy, seed=0))
+    config = session_config(checkpoint.manifest, steps=steps, policy=options.policy, seed=0)
+    return Session(checkpoint, loading(options).config(config))
 
 
 def measure_cold(checkpoint: Checkpoint, options: "Options") -> dict[str, float]:

@@ -72,7 +72,7 @@ def _contents_of(store: "MemoryStore", row: int) -> tuple[SlotContent, ...]:
         newest = plan.chunk.frames[-1]
 
     def content(slot: int, kind: SlotKind, frame: int | None) -> SlotContent:
-        return SlotContent(slot, kind, frame, None if frame is None else newest - frame, store.spec.slot_bytes(slot, store.keys.dtype))
+        return SlotContent(slot, kind, frame, None if frame is None else newest - frame, store.spec.slot_bytes(slot, store.dtype))
 
     def kind(frame: int) -> SlotKind:
         return "mosaic" if frame in ledger.mosaics else kind_of(store.spec.policy, frame, newest - frame)
@@ -81,7 +81,7 @@ def _contents_of(store: "MemoryStore", row: int) -> tuple[SlotContent, ...]:
     opened = [content(slot, "open", frame) for slot, frame in own]
     taken = {slot for slot, _ in (*past, *own)}
     empty = [content(slot, "empty", None) for slot in range(ledger.num_slots) if slot not in taken]
-    size = store.spec.state_bytes(store.keys.dtype) // store.spec.rows
+    size = store.spec.state_bytes(store.dtype) // store.spec.rows
     state = [SlotContent(ledger.num_slots, "state", None, None, size)] if size else []
     archived = store.archive.bytes // store.spec.rows
     archive = [SlotContent(ledger.num_slots, "archive", None, None, archived)] if archived else []

@@ -114,7 +114,7 @@ class Ledger:
     """The book of one row: where each frame lies (slot, shelf), how many merged into it, whose slot holds chosen tokens (`mosaics`),
     at which frames the prompt was switched (`marks`).
 
-    `open_chunk` plans a chunk, `commit` keeps it.
+    Nothing is written into slots `in_use`. `open_chunk` plans a chunk, `commit` keeps it.
     """
 
     policy: AnyPolicy
@@ -130,6 +130,7 @@ class Ledger:
     sifts: tuple[Sift, ...] = ()
     mosaics: frozenset[int] = frozenset()
     marks: tuple[int, ...] = ()
+    in_use: frozenset[int] = frozenset()
 
     @property
     def remembered(self) -> tuple[int, ...]:
@@ -167,7 +168,7 @@ class Ledger:
         self.blends += tuple(SlotBlend(self.slot_of[blend.frame], self.slot_of[blend.heir], blend) for blend in blends)
         self.evicted += lost
         held = {frame: slot for frame, slot in self.slot_of.items() if frame in kept}
-        taken = set(held.values())
+        taken = {*held.values(), *self.in_use}
         free = [slot for slot in range(self.num_slots) if slot not in taken]
         back = sorted(kept - held.keys())
         if len(free) < len(back) + length:
@@ -263,6 +264,17 @@ class Ledger:
         self.next_frame = self.open_plan.chunk.start + self.open_plan.chunk.length
         self.open_plan, self.evicted, self.blends, self.sifts = None, (), (), ()
 
+    def open_ahead(self, length: int) -> ChunkPlan:
+        """Commit the open chunk in the book before its pass was run, and open the next one in slots that this pass does not read."""
+        if self.open_plan is None:
+            raise ConfigError("there is no open chunk to commit beside the next one")
+        self.in_use = frozenset(self.open_plan.read_slots)
+        self.commit()
+        try:
+            return self.open_chunk(length)
+        finally:
+            self.in_use = frozenset()
+
     def drop_open(self) -> None:
         """Forget an open chunk that will not be finished. What its opening evicted stays evicted."""
         self.open_plan = None
@@ -270,6 +282,13 @@ class Ledger:
     def copy(self) -> "Ledger":
         """An independent copy."""
         return replace(self, slot_of=dict(self.slot_of), shelf_of=dict(self.shelf_of), counts=dict(self.counts))
+
+
+def agreed(plans: list[ChunkPlan]) -> ChunkPlan:
+    """The plan of rows that remember the same frames."""
+    if any(plan != plans[0] for plan in plans):
+        raise ConfigError("these rows remember different frames; open their chunks one by one")
+    return plans[0]
 
 
 @dataclass(frozen=True)

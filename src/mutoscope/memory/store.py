@@ -20,8 +20,9 @@ from torch import Tensor
 from mutoscope.core.errors import ConfigError
 from mutoscope.memory.archive import Archive, Shelved
 from mutoscope.memory.choosing import MIB, Criterion
+from mutoscope.memory.elements import ElementName, element_bytes, new_slots
 from mutoscope.memory.frames import Chunk
-from mutoscope.memory.ledger import ChunkPlan, Ledger, SlotBlend, SlotSource
+from mutoscope.memory.ledger import ChunkPlan, Ledger, SlotBlend, SlotSource, agreed
 from mutoscope.memory.policy import ChoosingConfig, LedgerConfig, archive_bytes, moving_slots, state_of
 from mutoscope.memory.scoring import NO_SCORER, NOTE_TYPE, Scorer, best_first, note_shape
 from mutoscope.memory.sifting import HOME_TYPE, MARK_TYPE, NOWHERE, asking_frames, open_sifted
@@ -39,6 +40,8 @@ class CacheSpec:
     policy: LedgerConfig
     max_chunk: int
     rows: int = 1
+    elements: ElementName = "plain"
+    spare: int = 0
 
     @property
     def parts(self) -> tuple["CacheSpec", ...]:
@@ -47,8 +50,8 @@ class CacheSpec:
 
     @property
     def slots(self) -> int:
-        """Frames that fit into one row."""
-        return self.policy.capacity(self.max_chunk)
+        """Frames that fit into one row: as many as the policy keeps, and `spare` ones for a chunk that is opened ahead."""
+        return self.policy.capacity(self.max_chunk) + self.spare
 
     @property
     def moving_slots(self) -> int:
@@ -125,9 +128,10 @@ class CacheSpec:
 
     def slot_bytes(self, slot: int, dtype: torch.dtype = torch.float32) -> int:
         """What one slot of one row takes of `bytes`: keys and values, the originals of a slot whose frame may move, its note."""
-        tensors = 2 + (slot < self.moving_slots)
+        original = (slot < self.moving_slots) * self.head_dim * dtype.itemsize
         marks = (slot < self.sifted_slots) * HOME_TYPE.itemsize + (slot < self.noted_slots) * MARK_TYPE.itemsize
-        return self.layers * self.heads * self.tokens * (self.head_dim * dtype.itemsize * tensors + marks) + self.note_bytes
+        token = 2 * element_bytes(self.elements, self.head_dim, dtype) + original + marks
+        return self.layers * self.heads * self.tokens * token + self.note_bytes
 
     def bytes(self, dtype: torch.dtype = torch.float32) -> int:
         """Exactly what a MemoryStore of this spec allocates on its device: keys, values, originals, marks of tokens, notes, states."""
@@ -156,7 +160,10 @@ class MemoryStore:
         def slots(count: int) -> Tensor:
             return torch.zeros(spec.layers, spec.rows, spec.heads, count * spec.tokens, spec.head_dim, device=device, dtype=dtype)
 
-        self.keys, self.values, self.originals = slots(spec.slots), slots(spec.slots), slots(spec.moving_slots)
+        shape = (spec.layers, spec.rows, spec.heads, spec.slots * spec.tokens, spec.head_dim)
+        self.dtype, self.originals = dtype, slots(spec.moving_slots)
+        self.key_slots, self.value_slots = (new_slots(spec.elements, shape, dtype, device) for _ in range(2))
+        self.keys, self.values = self.key_slots.codes, self.value_slots.codes
         self.waiting, self.waiting_values = slots(spec.waiting_slots), slots(spec.waiting_values)
         marks = spec.layers, spec.rows, spec.heads
         self.homes = torch.zeros(*marks, spec.sifted_slots * spec.tokens, device=device, dtype=HOME_TYPE)
@@ -178,7 +185,8 @@ class MemoryStore:
     def tensors(self) -> tuple[Tensor, ...]:
         """All that belongs to rows and lies on the device; it is parked, and the archive's tensors with it."""
         learned = self.waiting, self.waiting_values, self.waiting_turns, self.states
-        return self.keys, self.values, self.originals, self.notes, self.homes, self.changes, *learned
+        frames = self.keys, self.values, self.originals, self.key_slots.scales, self.value_slots.scales
+        return *frames, self.notes, self.homes, self.changes, *learned
 
     @property
     def bytes(self) -> int:
@@ -210,10 +218,18 @@ class MemoryStore:
         """Write a chunk's `[row, head, frames * tokens, head_dim]` keys (unrotated and rotated) and values into its slots."""
         for place, slot in enumerate(slots):
             source, target = self.span(place), self.span(slot)
-            self.keys[layer, rows, :, target] = keys[:, :, source]
-            self.values[layer, rows, :, target] = values[:, :, source]
+            self.key_slots.put(layer, rows, target, keys[:, :, source])
+            self.value_slots.put(layer, rows, target, values[:, :, source])
             if slot < self.spec.moving_slots:
                 self.originals[layer, rows, :, target] = original[:, :, source]
+
+    def read(self, layer: int, rows: slice, tokens: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the first `tokens` tokens of the slots, `[row, head, tokens, head_dim]`: views, if elements are plain."""
+        return self.key_slots.get(layer, rows, slice(0, tokens)), self.value_slots.get(layer, rows, slice(0, tokens))
+
+    def place(self, rows: slice, slot: int, keys: Tensor) -> None:
+        """A slot's keys, turned anew in all layers: `[layer, row, head, token, head_dim]`."""
+        self.key_slots.put(slice(None), rows, self.span(slot), keys)
 
     def await_eviction(self, layer: int, rows: slice, slots: tuple[int, ...], keys: Tensor, values: Tensor, turns: Tensor) -> None:
         """Keep what a chunk will tell the state: `[row, head, frames * tokens, head_dim]` as the layer made it, and how it is turned."""
@@ -227,8 +243,9 @@ class MemoryStore:
 
     def awaited(self, layer: int, rows: slice, slot: int) -> tuple[Tensor, Tensor, Tensor]:
         """Keys, values and turns with which the frame in a slot enters the state."""
-        span, values = self.span(slot), self.waiting_values if self.spec.waiting_values else self.values
-        return self.waiting[layer, rows, :, span], values[layer, rows, :, span], self.waiting_turns[rows, :, span]
+        span = self.span(slot)
+        values = self.waiting_values[layer, rows, :, span] if self.spec.waiting_values else self.value_slots.get(layer, rows, span)
+        return self.waiting[layer, rows, :, span], values, self.waiting_turns[rows, :, span]
 
     def take_evicted(self, rows: slice, plan: ChunkPlan) -> tuple[SlotSource, ...]:
         """The evicted frames that nobody has taken yet, oldest first; from now on they count as taken."""
@@ -289,10 +306,11 @@ class MemoryStore:
 
     def open_chunk(self, rows: slice, length: int) -> ChunkPlan:
         """Open the next chunk of rows whose ledgers agree; rows that differ in age need separate calls."""
-        plans = [ledger.open_chunk(length) for ledger in self.ledgers[rows]]
-        if any(plan != plans[0] for plan in plans):
-            raise ConfigError("these rows remember different frames; open their chunks one by one")
-        return plans[0]
+        return agreed([ledger.open_chunk(length) for ledger in self.ledgers[rows]])
+
+    def open_ahead(self, rows: slice, length: int) -> ChunkPlan:
+        """The same beside an open chunk whose commit will run together with the first pass of the next (Ledger.open_ahead)."""
+        return agreed([ledger.open_ahead(length) for ledger in self.ledgers[rows]])
 
     def choose_chunk(self, row: int, length: int, travelled: Tensor) -> ChunkPlan:
         """Open the next chunk of a row whose policy chooses by content; once open, a chunk keeps what was chosen.
@@ -370,10 +388,7 @@ class MemoryStore:
 
     def rewrite_chunk(self, rows: slice, chunk: Chunk) -> ChunkPlan:
         """Plan to commit a remembered chunk of these rows once more (Ledger.rewrite)."""
-        plans = [ledger.rewrite(chunk) for ledger in self.ledgers[rows]]
-        if any(plan != plans[0] for plan in plans):
-            raise ConfigError("these rows remember different frames; commit their chunks again one by one")
-        return plans[0]
+        return agreed([ledger.rewrite(chunk) for ledger in self.ledgers[rows]])
 
     def commit(self, rows: slice) -> None:
         """The open chunk of these rows becomes part of the past. Their keys and values must have been written at sigma 0."""

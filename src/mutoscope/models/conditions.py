@@ -111,6 +111,18 @@ def text_on(text: Text, device: torch.device | str, dtype: torch.dtype) -> Text:
     return text.to(device, dtype)
 
 
+def text_tensors(text: Text) -> tuple[Tensor, ...]:
+    """The tensors that a prompt is made of."""
+    return (text.keys, text.values) if isinstance(text, ReadText) else (text,)
+
+
+def same_text(first: Text, second: Text) -> bool:
+    """Whether two prompts are the same numbers; those that lie at one place are not compared."""
+    pairs = list(zip(text_tensors(first), text_tensors(second), strict=False))
+    kinds = type(first) is type(second) and all(own.shape == other.shape for own, other in pairs)
+    return kinds and all(own.data_ptr() == other.data_ptr() or torch.equal(own, other) for own, other in pairs)
+
+
 def text_size(text: Text) -> tuple[int, ...]:
     """The size of a prompt's tensor, or of its keys."""
     return tuple(text.keys.shape if isinstance(text, ReadText) else text.shape)

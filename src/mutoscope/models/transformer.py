@@ -16,6 +16,7 @@ from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.shapes import LatentShape, TokenGrid, token_grid
 from mutoscope.memory.choosing import Retrieval
+from mutoscope.memory.extras import PLAIN_STORE, StoreExtras, with_extras
 from mutoscope.memory.head_store import AnySpec, AnyStore, HeadSpec, HeadStore, cache_spec
 from mutoscope.memory.kinds import StateConfig
 from mutoscope.memory.policy import PolicyConfig, state_of
@@ -278,14 +279,14 @@ class VideoTransformer(nn.Module):
         """How far each action moves the camera, `[2, action]`; empty where the model does not reckon that."""
         return self.travel.step if self.config.travel else torch.empty(0)
 
-    def new_store(self, policy: PolicyConfig, max_chunk: int, rows: int, like: Tensor) -> AnyStore:
+    def new_store(self, policy: PolicyConfig, max_chunk: int, rows: int, like: Tensor, extras: StoreExtras = PLAIN_STORE) -> AnyStore:
         """An empty store of this model under a policy, on the device and in the type of `like`; learned memories at their start."""
         if state_of(policy) != self.config.recall:
             raise ConfigError(
                 f"this model's learned memory is {self.config.recall or 'none'}, and the memory policy wants {state_of(policy) or 'none'}; "
                 "a learned memory is part of the weights: choose another cache beside it, or train one with that recipe"
             )
-        spec = self.config.cache(policy, max_chunk, rows)
+        spec = with_extras(self.config.cache(policy, max_chunk, rows), extras)
         scorers = [make_scorer(part.policy, self.config.head_dim, self.travel_step) for part in spec.parts]
         if isinstance(spec, HeadSpec):
             return HeadStore(spec, scorers, device=like.device, dtype=like.dtype)

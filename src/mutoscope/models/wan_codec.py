@@ -6,6 +6,7 @@ frame. The two names that it does have, `decoder` and `encoder`, take that cache
 """
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -130,11 +131,14 @@ class WanCodec(nn.Module):
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation `[C, 1, 1]` on the device of `like`, in float32 or what is wider."""
         dtype = torch.promote_types(like.dtype, torch.float32)
-        mean, deviation = (
-            torch.tensor(values, dtype=dtype, device=like.device)[:, None, None]
-            for values in (self.config.latents_mean, self.config.latents_std)
-        )
-        return mean, deviation
+        return per_channel(self.config.latents_mean, dtype, like.device), per_channel(self.config.latents_std, dtype, like.device)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def per_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """One value per channel, `[C, 1, 1]`; made once, for numbers from the host make the device wait. Nobody writes into it."""
+    return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
 
 
 # diffusers marks a temporal upsampler that has seen one frame alone with this word in place of a tensor.

@@ -4,14 +4,14 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.shapes import TokenGrid
+from mutoscope.core.transfer import upload
 from mutoscope.memory.head_store import AnyStore, HeadStore
 from mutoscope.memory.kinds import WrittenFrom
 from mutoscope.memory.ledger import AnyPlan, ChunkPlan
@@ -24,6 +24,7 @@ from mutoscope.models.heads import HeadByHead, head_split
 from mutoscope.models.recall import RecallLayer
 from mutoscope.models.rope import rotate, rotations
 from mutoscope.models.scorers import place_of
+from mutoscope.models.softmax import Kernel, sdpa
 from mutoscope.models.transformer import VideoTransformer
 
 PassKind = Literal["denoising", "last", "commit", "real", "recommit"]
@@ -70,6 +71,14 @@ Planner = Generator[Pass, Tensor, Tensor]
 """Yields passes, is sent their velocities, returns the chunk's clean latents."""
 
 
+class Runner(Protocol):
+    """Whatever runs passes as one forward: the executor, or what stands before it."""
+
+    def run(self, passes: Sequence[Pass]) -> list[Tensor]:
+        """The velocity of every pass."""
+        ...
+
+
 @dataclass(frozen=True)
 class Segment:
     """Attention of a pass, or of its part for one group of heads: write the chunk's keys and values into its slots, read slots as views.
@@ -83,19 +92,28 @@ class Segment:
     turns: Turns
     reads: int
     hidden: Tensor | None
+    kernel: Kernel = sdpa
 
     def placed(self, place: Place) -> "Segment":
         """The same pass, turned to places too."""
         return replace(self, turns=self.turns.placed(place))
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        self.write(layer, queries, keys, values)
+        return self.read(layer, queries)
+
+    def write(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> None:
+        """The chunk's keys and values into its slots."""
         store, rows, turns = self.store, self.item.rows, self.turns
         original = rotate(keys, turns.place) if store.spec.moving_slots and turns.place is not None else keys
         store.write(layer, rows, self.plan.write_slots, original, rotate(keys, turns.whole), values)
         if self.item.commits and store.spec.criterion != "nothing":
             note_layer(layer, self, queries, keys)
-        past_keys, past_values = store.keys[layer, rows, :, : self.reads], store.values[layer, rows, :, : self.reads]
-        return scaled_dot_product_attention(rotate(queries, turns.whole), past_keys, past_values, attn_mask=self.hidden)
+
+    def read(self, layer: int, queries: Tensor) -> Tensor:
+        """What the chunk's queries find in the slots."""
+        past_keys, past_values = self.store.read(layer, self.item.rows, self.reads)
+        return self.kernel(rotate(queries, self.turns.whole), past_keys, past_values, self.hidden)
 
     def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """A pass writes and reads as its kind does; a commit reads what it wrote, a last pass what the chunks before it did."""
@@ -149,9 +167,13 @@ class Streaming:
 
 @dataclass(frozen=True)
 class Executor:
-    """A model and the way to run passes through it. Runs without gradient: training's gradient pass is a replay."""
+    """A model and the way to run passes through it. Runs without gradient: training's gradient pass is a replay.
+
+    Latents may be of a wider type than the model, which works in its own; velocities come back in the latents' type.
+    """
 
     model: VideoTransformer
+    kernel: Kernel = sdpa
 
     @torch.no_grad()
     def run(self, passes: Sequence[Pass]) -> list[Tensor]:
@@ -165,23 +187,34 @@ class Executor:
         attends: list[tuple[slice, Attend]] = []
         first = 0
         for item in passes:
-            for store, plan in item.parts:
-                remember_evicted(self.model, store, plan, item.rows)
-                place_moved(self.model, store, plan, item.rows)
-                note_places(self.model, store, plan, item)
+            self.prepare(item)
             size = item.latents.shape[0]
-            attends.append((slice(first, first + size), self._attend(item)))
+            attends.append((slice(first, first + size), self.attend(item)))
             first += size
         latents = torch.cat([item.latents for item in passes]) if len(passes) > 1 else passes[0].latents
         sigma = torch.cat([item.latents.new_full(item.latents.shape[:2], item.sigma) for item in passes])
-        inputs = latents, sigma, join([item.conditions for item in passes]), Streaming(attends)
+        told = join([item.conditions for item in passes]).to(latents.device, self.dtype)
+        inputs = latents.to(self.dtype), sigma, told, Streaming(attends)
         if all(item.commits for item in passes):
             self.model.write(*inputs)
             return [latents.new_empty(0) for _ in passes]
-        velocity = self.model(*inputs)
+        velocity = self.model(*inputs).to(latents.dtype)
         return [velocity[part] for part, _ in attends]
 
-    def _attend(self, item: Pass) -> Attend:
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that the model works in."""
+        return self.model.patch_embedding.weight.dtype
+
+    def prepare(self, item: Pass) -> None:
+        """What a pass changes in its store before the network runs: evicted frames, moved ones, places."""
+        for store, plan in item.parts:
+            remember_evicted(self.model, store, plan, item.rows)
+            place_moved(self.model, store, plan, item.rows)
+            note_places(self.model, store, plan, item)
+
+    def attend(self, item: Pass) -> Attend:
+        """Attention of a pass."""
         segments = [self._segment(item, store, plan) for store, plan in item.parts]
         if isinstance(item.store, HeadStore):
             return HeadByHead(head_split(item.store.groups, item.latents.device), segments)
@@ -194,9 +227,9 @@ class Executor:
         biases = {source.slot: source.bias for source in plan.sources if source.bias}
         hidden = None if len(slots) == highest else slot_mask(slots, highest, config.grid.tokens, device)
         if biases:
-            hidden = slot_biases(slots, biases, highest, config.grid.tokens).to(item.latents)
-        turns = chunk_turns(plan.position, plan.chunk.length, config.grid, config.head_dim, item.latents.dtype, device)
-        return Segment(item, store, plan, turns, highest * config.grid.tokens, hidden)
+            hidden = slot_biases(slots, tuple(biases.items()), highest, config.grid.tokens, device).to(self.dtype)
+        turns = chunk_turns(plan.position, plan.chunk.length, config.grid, config.head_dim, self.dtype, device)
+        return Segment(item, store, plan, turns, highest * config.grid.tokens, hidden, self.kernel)
 
 
 @lru_cache(maxsize=32)
@@ -206,20 +239,24 @@ def chunk_turns(position: int, length: int, grid: TokenGrid, head_dim: int, dtyp
     return Turns.at(torch.arange(position, position + length, device=device), grid, head_dim, dtype)
 
 
+@lru_cache(maxsize=64)  # as many as there are patterns of slots in a memory that is full: the loop makes none anew
+@torch.inference_mode(False)
 def slot_mask(slots: tuple[int, ...], highest: int, tokens: int, device: torch.device) -> Tensor:
     """True for the tokens of the slots to be read, `[1, highest * tokens]`, where unread slots lie between them."""
     mask = torch.zeros(highest, dtype=torch.bool)
     mask[list(slots)] = True
-    return mask.repeat_interleave(tokens)[None].to(device)
+    return upload(mask.repeat_interleave(tokens)[None], device)
 
 
-def slot_biases(slots: tuple[int, ...], biases: dict[int, float], highest: int, tokens: int) -> Tensor:
-    """What is added to the logits of the tokens of each slot, `[1, highest * tokens]`: -inf where a slot is not read."""
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def slot_biases(slots: tuple[int, ...], biases: tuple[tuple[int, float], ...], highest: int, tokens: int, device: torch.device) -> Tensor:
+    """What is added to the logits of each slot's tokens, `[1, highest * tokens]`: -inf where a slot is not read; (slot, bias) pairs."""
     added = torch.full((highest,), float("-inf"), dtype=torch.float64)
     added[list(slots)] = 0.0
-    for slot, bias in biases.items():
+    for slot, bias in biases:
         added[slot] = bias
-    return added.repeat_interleave(tokens)[None]
+    return upload(added.repeat_interleave(tokens)[None], device)
 
 
 def note_layer(layer: int, segment: Segment, queries: Tensor, keys: Tensor) -> None:
@@ -267,17 +304,18 @@ def place_moved(model: VideoTransformer, store: MemoryStore, plan: ChunkPlan, ro
     """
     config, numbers, began = model.config, range(*rows.indices(store.spec.rows)), time.perf_counter()
     for slot, position in store.moved(numbers[0], plan):
-        rotation = rotations(torch.tensor([position], device=store.keys.device), config.grid, config.head_dim, store.keys.dtype)
+        where = torch.full((1,), position, device=store.keys.device)  # filled there: a tensor of host data would wait for the device
+        rotation = rotations(where, config.grid, config.head_dim, store.originals.dtype)
         span = store.span(slot)
         if store.is_mosaic(numbers[0], slot):
             rotation = rotation[store.homes[:, rows, :, span].long()]
-        store.keys[:, rows, :, span] = rotate(store.originals[:, rows, :, span], rotation)
+        store.place(rows, slot, rotate(store.originals[:, rows, :, span], rotation))
     for row in numbers:
         store.note_positions(row, plan)
     store.moving_seconds += time.perf_counter() - began
 
 
-def drive(executor: Executor, planners: Sequence[Planner]) -> list[Tensor]:
+def drive(executor: Runner, planners: Sequence[Planner]) -> list[Tensor]:
     """The one loop: collect the next pass of every planner, run those of equal chunk length together, hand back velocities."""
     results: dict[int, Tensor] = {}
     waiting = {index: next(planner) for index, planner in enumerate(planners)}

@@ -3,11 +3,15 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.streams import derive_seed
 from mutoscope.models.checkpoint import Checkpoint
+from mutoscope.rollout.executor import drive
+from mutoscope.rollout.fused import FusedRunner, check_fusable, commit_pass, fused
 from mutoscope.rollout.session import Session, SessionConfig
+from mutoscope.rollout.speed import CommitName
 
 
 def generate(
@@ -39,11 +43,29 @@ def generate(
                 f"{checkpoint.path} is told in words what to show; give a prompt for each of {batch} rows, got {len(prompts)}"
             )
         session.say(*checkpoint.told(prompts))
+    if config.speed.commits == "fused":
+        check_fusable(session.store)
     session.reset_from(frames, context_actions, known, [derive_seed(config.seed, "generate row", row) for row in range(batch)])
     step = session.pixel_frames
     padded = np.concatenate([actions, np.repeat(actions[:, -1:], -length % step, axis=1)], axis=1)
-    pieces = []
+    pieces, advance = [], ADVANCE[config.speed.commits]
     for start in range(0, length, step):
-        pieces.append(session.step_rows(padded[:, start : start + step]))
+        pieces.append(advance(session, padded[:, start : start + step]))
         progress(step)
     return np.concatenate(pieces, axis=1)[:, :length]
+
+
+@torch.inference_mode()
+def step_fused(session: Session, actions: np.ndarray) -> np.ndarray:
+    """`Session.step_rows` whose first pass also commits the chunk before (rollout.fused): nobody waits for a single picture here."""
+    rows, pending, conditions = slice(0, session.rows), session.pending, session.pending_conditions
+    executor = session.config.speed.executor(session.checkpoint.model)
+    if pending is None or conditions is None:
+        return session.step_rows(actions)
+    commit = commit_pass(session.store, rows, pending, conditions)
+    (planner,) = session.open_planners(actions)
+    (latents,) = drive(FusedRunner(executor), [fused(planner, commit)])
+    return session.close_chunk(latents)
+
+
+ADVANCE: dict[CommitName, Callable[[Session, np.ndarray], np.ndarray]] = {"own": Session.step_rows, "fused": step_fused}

@@ -11,15 +11,17 @@ from torch import Tensor
 
 from mutoscope.core.errors import CheckpointError, ConfigError
 from mutoscope.core.streams import derive_seed, stream
+from mutoscope.core.transfer import upload
 from mutoscope.core.world import WorldSpec
 from mutoscope.memory.policy import PolicyConfig
 from mutoscope.models.checkpoint import Checkpoint, CheckpointManifest
 from mutoscope.models.codec import Codec, CodecState, move_state, state_bytes, to_frames, to_model_pixels
 from mutoscope.models.conditions import Conditions, ReadText, Text, action_conditions, clip_conditions
 from mutoscope.noise.schedule import few_step_levels, uniform_grid
-from mutoscope.rollout.executor import Executor, Planner, drive
+from mutoscope.rollout.executor import Planner, drive
 from mutoscope.rollout.planner import ChunkJob, Trace, commit_chunk, euler_chunk, few_step_chunk, recommit_chunk, row_groups, row_jobs
 from mutoscope.rollout.recent import RECOMMITTED_FRAMES, RecentChunk, RecentChunks
+from mutoscope.rollout.speed import PLAIN_SPEED, Speed
 
 Sampler = Callable[[ChunkJob, int], Planner]
 PromptSwitch = Literal["recommit", "keep"]
@@ -29,13 +31,14 @@ leaves all as it is, so that the memory still speaks the old one."""
 
 @dataclass(frozen=True)
 class SessionConfig:
-    """How a checkpoint is played: denoising steps (the first generated chunk has its own), memory policy, seed, guidance of teachers."""
+    """How a checkpoint is played: denoising steps (the first generated chunk has its own), memory policy, seed, guidance, speed."""
 
     steps: int
     first_chunk_steps: int
     policy: PolicyConfig
     seed: int = 0
     guidance: float = 1.0
+    speed: Speed = PLAIN_SPEED
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.first_chunk_steps < 1:
@@ -85,8 +88,9 @@ class Session:
         self.codec: Codec = checkpoint.codec
         self.chunk_frames = manifest.chunk_frames
         self.device = next(model.parameters()).device
-        self.executor = Executor(model)
-        self.store = model.new_store(config.policy, self.chunk_frames, rows, torch.zeros(0, device=self.device))
+        self.executor = config.speed.run(model)
+        like = torch.zeros(0, device=self.device, dtype=model.patch_embedding.weight.dtype)
+        self.store = model.new_store(config.policy, self.chunk_frames, rows, like, config.speed.extras(self.chunk_frames))
         self.groups = row_groups(config.policy, rows)
         self.sampler = choose_sampler(manifest, config)
         self.seeds = tuple(derive_seed(config.seed, "session row", row) for row in range(rows))
@@ -286,7 +290,7 @@ class Session:
             raise ConfigError(f"a prompt's embedding is {tuple(text.shape)}; it must be [1 or {self.rows}, token, {width}]")
         if not torch.isfinite(text).all():
             raise ConfigError("a prompt's embedding holds NaN or infinity; embed the prompt again")
-        return model.read_text(text.to(self.device, torch.float32).expand(self.rows, -1, -1))
+        return model.read_text(text.to(self.device, model.patch_embedding.weight.dtype).expand(self.rows, -1, -1))
 
     def _recommit(self) -> None:
         """Write the newest frames into memory again, under the prompt that holds now."""
@@ -296,8 +300,9 @@ class Session:
                 drive(self.executor, [recommit_chunk(self.store, rows, chunk.start, chunk.latents[rows], chunk.conditions.rows(rows))])
 
     def _conditions(self, actions: np.ndarray, known: np.ndarray) -> Conditions:
-        tensor = torch.from_numpy(np.array(actions, dtype=np.float32)).to(self.device)
-        return self._told(action_conditions(tensor, torch.from_numpy(np.array(known, dtype=bool)).to(self.device), self.travel))
+        tensor = upload(torch.from_numpy(np.array(actions, dtype=np.float32)), self.device)
+        flags = upload(torch.from_numpy(np.array(known, dtype=bool)), self.device)
+        return self._told(action_conditions(tensor, flags, self.travel))
 
     def _told(self, conditions: Conditions) -> Conditions:
         return conditions.told(*self.prompt) if self.checkpoint.model.config.text_dim else conditions
@@ -306,7 +311,7 @@ class Session:
         latent = self.codec.latent
         shape = (self.chunk_frames, latent.channels, latent.height, latent.width)
         rows = [torch.randn(shape, generator=stream(seed, "play noise", frame, draw)) for seed in self.seeds]
-        return torch.stack(rows).to(self.device)
+        return upload(torch.stack(rows), self.device)
 
 
 def choose_sampler(manifest: CheckpointManifest, config: SessionConfig) -> Sampler:

@@ -1,0 +1,125 @@
+"""The frame loop never waits for the device, but for the finished picture. Counted by a device that has no numbers to give.
+
+torch's device "meta" stands for an accelerator: what asks it for a number, or copies between it and the host, is seen.
+"""
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fakes import ACTIONS, tiny_checkpoint, tiny_config, tiny_model
+from mutoscope.memory.kinds import FastWeights, LinearState
+from mutoscope.memory.policy import EmaSink, PolicyConfig, RecencyBias, RollingWindow, SinkWindow, Stateful, Window, state_of
+from mutoscope.models.checkpoint import freeze
+from mutoscope.rollout import executor, session
+from mutoscope.rollout.session import Session, SessionConfig
+
+# Every pattern of slots of these memories has come by then; what is worked out once for each has been.
+WARM_UP, FRAMES = 5, 2
+INTEGER: dict[str, PolicyConfig] = {
+    "window": Window(3), "sink": SinkWindow(1, 2), "ema-sink": EmaSink(1, 2), "rolling": RollingWindow(3), "recency": RecencyBias(3),
+    "window+linear": Stateful(Window(3), LinearState()), "window+fast-mlp": Stateful(Window(2), FastWeights("mlp", 1)),
+}  # fmt: skip
+COPYING = {"to", "_to_copy"}
+ASKING = {"item", "_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique_dim", "_unique2"}
+
+
+class Waits(TorchDispatchMode):
+    """Counts what would make the host wait for the device: numbers asked of it, copies between both that are not asynchronous."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        keywords = keywords or {}
+        name = function.overloadpacket.__name__
+        first = arguments[0] if arguments and isinstance(arguments[0], torch.Tensor) else None
+        on_device = first is not None and first.device.type == "meta"
+        if on_device and name in ASKING:
+            self.found[name] += 1
+            return 0
+        if name in COPYING and first is not None:
+            return self._copied(function, first, on_device, arguments, keywords)
+        return function(*arguments, **keywords)
+
+    def _copied(self, function: Any, first: torch.Tensor, on_device: bool, arguments: Any, keywords: Any) -> Any:
+        named = dict(zip((argument.name for argument in function._schema.arguments), arguments, strict=False)) | keywords
+        to_device = torch.device(named.get("device") or named.get("other", first).device).type == "meta"
+        if on_device and not to_device:
+            self.found["to the host"] += 1
+            return torch.zeros(first.shape, dtype=named.get("dtype") or first.dtype)
+        if to_device and not on_device:
+            self.found["to the device" if named.get("non_blocking") else "to the device, waiting"] += 1
+        return function(*arguments, **keywords)
+
+
+class HostData(TorchFunctionMode):
+    """Counts tensors that are made on the device out of the host's numbers."""
+
+    def __init__(self, found: Counter) -> None:
+        super().__init__()
+        self.found = found
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        keywords = keywords or {}
+        if function in (torch.tensor, torch.as_tensor) and torch.device(keywords.get("device") or "cpu").type == "meta":
+            self.found["tensor of host data"] += 1
+        return function(*arguments, **keywords)
+
+
+def waits(policy: PolicyConfig, warm_up: int = WARM_UP) -> Counter:
+    """Those of a few frames and their commits, after a warm-up."""
+    checkpoint = tiny_checkpoint()
+    model = freeze(tiny_model(tiny_config(num_layers=1, recall=state_of(policy))).float()).to("meta")
+    played = Session(replace(checkpoint, model=model, codec=checkpoint.codec.to("meta")), SessionConfig(2, 2, policy))
+    with Waits():
+        played.reset(0, 5)
+        for _ in range(warm_up):
+            played.step(np.ones(ACTIONS.dim, np.float32))
+            played.commit()
+    with Waits() as counted, HostData(counted.found):
+        for _ in range(FRAMES):
+            played.step(np.ones(ACTIONS.dim, np.float32))
+            played.commit()
+    return counted.found
+
+
+def only_pictures(found: Counter) -> bool:
+    """Whether the host waited for nothing but the picture of every frame."""
+    return {name: count for name, count in found.items() if name != "to the device"} == {"to the host": FRAMES}
+
+
+@pytest.mark.parametrize("policy", INTEGER)
+def test_a_frame_waits_for_nothing_but_its_picture(policy):
+    found = waits(INTEGER[policy])
+    assert only_pictures(found) and found["to the device"] == 4 * FRAMES  # two draws of noise, actions, which are known
+
+
+def test_waiting_broken_twin_that_copies_noise_from_pageable_memory(monkeypatch):
+    monkeypatch.setattr(session, "upload", lambda tensor, device: tensor.to(device))
+    assert not only_pictures(waits(INTEGER["window"]))
+
+
+def test_waiting_broken_twin_whose_positions_come_from_the_host(monkeypatch):
+    plain = executor.rotations
+    monkeypatch.setattr(executor, "rotations", lambda where, *rest: plain(torch.tensor([3], device=where.device), *rest))
+    assert not only_pictures(waits(INTEGER["sink"]))
+
+
+def test_waiting_broken_twin_that_looks_at_the_velocity(monkeypatch):
+    run = executor.Executor.run
+
+    def curious(self, passes):
+        answers = run(self, passes)
+        assert not any(bool(answer.isnan().any()) for answer in answers if answer.numel())
+        return answers
+
+    monkeypatch.setattr(executor.Executor, "run", curious)
+    assert not only_pictures(waits(INTEGER["window"]))
