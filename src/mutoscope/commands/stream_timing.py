@@ -76,17 +76,15 @@ def measure_stream(settings: StreamSettings, frames: int) -> dict:
         without = run_free(stream, device, frames, lambda: None)
         bar.advance(note="without codec")
         looks: list[dict] = []
-        with_codec = None if codec is None else run_free(stream, device, frames, stream.pictures, looks)
+        again = run_free(stream, device, frames, stream.pictures, looks)
         bar.advance(note="with codec")
-    if codec is None:
-        run_free(stream, device, frames, lambda: None, looks)
     return {
         "settings": plain_settings(settings, frames),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "codec": codec_words,
         "first_frame": first,
         "passes": single,
-        "free": {"without_codec": without, "with_codec": with_codec},
+        "free": {"without_codec": without, "with_codec": None if codec is None else again},
         "memory": memory_over_time(looks),
         **bounds(stream, without["chunk_ms"]),
     }

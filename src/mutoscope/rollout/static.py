@@ -117,17 +117,22 @@ class StaticStep:
 
     def __init__(self, executor: Executor, item: Pass, segment: Segment, way: Way) -> None:
         self.executor, self.store, self.commits = executor, segment.store, item.commits
-        tokens, device = self.store.spec.tokens, item.latents.device
-        self.tokens = torch.arange(tokens, device=device)
-        self.latents = torch.empty_like(item.latents, dtype=executor.dtype)
-        self.sigma = torch.zeros(item.latents.shape[:2], dtype=item.latents.dtype, device=device)
-        conditions = item.conditions.to(device, executor.dtype)
-        self.conditions = replace(conditions, **{name: value.clone() for name, value in _tensors(conditions).items()})
-        hidden = None if segment.hidden is None else segment.hidden.clone()
-        index = self.tokens.repeat(len(segment.plan.write_slots))
-        self.segment = StaticSegment(self.store, item.rows, segment.turns.whole.clone(), index, hidden, executor.kernel, way.turn)
+        with torch.inference_mode(False):  # filled by whoever runs a pass, in inference mode or not
+            self._allocate(executor, item, segment, way)
         self.load(item, segment)
         self.run: Forward = way.prepare(self.forward)
+
+    def _allocate(self, executor: Executor, item: Pass, segment: Segment, way: Way) -> None:
+        device = item.latents.device
+        self.tokens = torch.arange(self.store.spec.tokens, device=device)
+        self.latents = torch.empty(item.latents.shape, dtype=executor.dtype, device=device)
+        self.sigma = torch.zeros(item.latents.shape[:2], dtype=item.latents.dtype, device=device)
+        conditions = item.conditions.to(device, executor.dtype)
+        self.conditions = replace(conditions, **{name: torch.zeros_like(value) for name, value in _tensors(conditions).items()})
+        hidden = None if segment.hidden is None else torch.zeros_like(segment.hidden)
+        index = self.tokens.repeat(len(segment.plan.write_slots))
+        turns = torch.zeros_like(segment.turns.whole)
+        self.segment = StaticSegment(self.store, item.rows, turns, index, hidden, executor.kernel, way.turn)
 
     def load(self, item: Pass, segment: Segment) -> None:
         """Fill the tensors with a pass."""
