@@ -12,6 +12,7 @@ from mutoscope import cli
 from mutoscope.commands import arithmetic
 from mutoscope.commands.arithmetic import PassFlops, Step, commit_flops, denoising_flops
 from mutoscope.commands.roofline import COUNTED
+from mutoscope.commands.stream_timing import fill, pass_by_pass
 from mutoscope.commands.streaming import Stream, StreamSettings, random_codec, random_model, sized
 from mutoscope.core.errors import ConfigError
 from mutoscope.memory.policy import Window
@@ -19,6 +20,7 @@ from mutoscope.models.conditions import Conditions
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
 from mutoscope.recipes import recipe
 from mutoscope.rollout.executor import Executor, Pass, PassKind
+from mutoscope.rollout.speed import Speed
 from mutoscope.train.build import transformer_config
 
 TINY = ("model.dim=24", "model.num_layers=2", "model.ffn_dim=48", "model.num_heads=2", "model.text_dim=8", "memory=window=3")
@@ -110,6 +112,14 @@ def test_a_stream_of_a_small_world_shows_pictures_and_fills_its_memory():
         assert pictures is not None and pictures.shape == (2, 1, 32, 32, 3) and pictures.std() > 0
         stream.commit()
     assert filled == [False, False, False, True, True, True]  # a window of four frames, the chunk's own included
+
+
+def test_a_stream_with_fused_commits_fills_its_memory_too():
+    stream = small_stream("scroll-smoke", speed=Speed(commits="fused"))
+    fill(stream)
+    timed = pass_by_pass(stream, torch.device("cpu"), 3)
+    assert stream.filled and stream.chunks == 9 and sorted(timed) == ["codec_ms", "denoising_ms", "fused_ms"]
+    assert timed["fused_ms"]["count"] == timed["denoising_ms"]["count"] == 3
 
 
 def test_what_a_stream_cannot_be_is_refused():
