@@ -12,7 +12,7 @@ from mutoscope import cli
 from mutoscope.commands import arithmetic
 from mutoscope.commands.arithmetic import PassFlops, Step, commit_flops, denoising_flops
 from mutoscope.commands.roofline import COUNTED
-from mutoscope.commands.stream_timing import fill, pass_by_pass
+from mutoscope.commands.stream_timing import count_codec, fill, pass_by_pass
 from mutoscope.commands.streaming import Stream, StreamSettings, random_codec, random_model, sized
 from mutoscope.core.errors import ConfigError
 from mutoscope.memory.policy import Window
@@ -74,6 +74,8 @@ def test_the_targets_follow_from_the_arithmetic():
     assert 0.6 < figures["denoising_gflops"]["attention"] / figures["denoising_gflops"]["total"] < 0.75
     assert all(bound["compute_ms"] > bound["memory_ms"] for bound in figures["bounds"].values())
     assert "at most 77" in arithmetic.described(figures, 2)
+    decoded = arithmetic.arithmetic(config, step, 2, weights=0, cache=0, codec=13.55e12)  # Wan's decoder, as torch counts it
+    assert decoded["bounds"]["H200, large products"]["with_codec_per_second"] == pytest.approx(58, abs=1)
 
 
 def test_parts_add_up():
@@ -92,6 +94,15 @@ def test_bench_of_a_recipe_reports_everything(tmp_path, capsys):
         assert row["free"]["with_codec"] is None and "left out" in row["codec"] and row["memory"]["looks"][-1]["memory"] > 0
         assert row["arithmetic"]["reads_frames"] == 3 and row["free"]["without_codec"]["pixel_frames_per_second"] > 0
     assert "pixel frames/s" in capsys.readouterr().out
+
+
+def test_bench_explains_what_cannot_be(capsys):
+    assert cli.main(["bench", "--frames", "1"]) == 2
+    assert "--frames must be at least 10" in capsys.readouterr().err
+    assert cli.main(["bench", "--size", "32x32", "--codec", "none"]) == 2
+    assert "--size, --codec: for recipes alone" in capsys.readouterr().err
+    assert cli.main(["bench", "scroll-smoke", "--size", "32"]) == 2
+    assert "height first" in capsys.readouterr().err
 
 
 def small_stream(name: str, **changes: object) -> Stream:
@@ -120,6 +131,8 @@ def test_a_stream_with_fused_commits_fills_its_memory_too():
     timed = pass_by_pass(stream, torch.device("cpu"), 3)
     assert stream.filled and stream.chunks == 9 and sorted(timed) == ["codec_ms", "denoising_ms", "fused_ms"]
     assert timed["fused_ms"]["count"] == timed["denoising_ms"]["count"] == 3
+    weights = sum(parameter.numel() for parameter in stream.codec.decoder.parameters())
+    assert count_codec(stream) > 2 * weights * stream.model.config.grid.tokens
 
 
 def test_what_a_stream_cannot_be_is_refused():

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from fakes import tiny_checkpoint
 from mutoscope import cli
 from mutoscope.commands import checkpoints, evaluate, record
 from mutoscope.commands.catalogue import build_catalogue
@@ -44,7 +43,6 @@ from mutoscope.memory.store import MemoryStore
 from mutoscope.models.checkpoint import Checkpoint, placeless, read_manifest, save_checkpoint
 from mutoscope.recipes import RECIPES, recipe
 from mutoscope.rollout.session import Session
-from mutoscope.rollout.speed import Speed
 from mutoscope.serve import app
 from mutoscope.serve.wire import PaneRequest
 from mutoscope.train.chain import draw_starts
@@ -216,29 +214,6 @@ def test_bench_writes_percentiles_cold_and_warm_apart(untrained, tmp_path, capsy
             row["roofline"]["compute_ms"], row["roofline"]["memory_ms"]
         )
     assert "frames/s" in capsys.readouterr().out
-
-
-def test_bench_explains_what_cannot_be(capsys):
-    assert cli.main(["bench", "--frames", "1"]) == 2
-    assert "--frames must be at least 10" in capsys.readouterr().err
-    assert cli.main(["bench", "--size", "32x32", "--codec", "none"]) == 2
-    assert "--size, --codec: for recipes alone" in capsys.readouterr().err
-    assert cli.main(["bench", "scroll-smoke", "--size", "32"]) == 2
-    assert "height first" in capsys.readouterr().err
-
-
-def test_loading_says_in_which_numbers_a_checkpoint_plays(tmp_path):
-    """bf16 weights, a cache of int8 and static steps: another picture than in float32, but nearly the same."""
-    scattered = tiny_checkpoint()
-    path, action = save(scattered, tmp_path / "student"), np.ones(scattered.manifest.world.actions.dim, np.float32)
-    pictures = []
-    for loading in (Loading(), Loading(precision="bf16", speed=Speed(runner="static", cache="int8"))):
-        config = session_config(scattered.manifest, steps=2, policy=None, seed=0)
-        session = Session(loading.load(path), loading.config(config))
-        session.reset(0, 0)
-        pictures.append(np.stack([session.step(action) for _ in range(6)]).astype(int))
-    assert session.store.keys.dtype == torch.int8 and session.store.dtype == torch.bfloat16
-    assert 0 < np.abs(pictures[0] - pictures[1]).mean() < pictures[0].std() / 4
 
 
 def test_a_saved_untrained_checkpoint_is_a_checkpoint(untrained, tmp_path):
