@@ -2,8 +2,8 @@
 
     python benchmarks/gpu.py --output results/gpu --seconds 540                       one H200, wan-1.3b at 480x832: under ten minutes
     python benchmarks/gpu.py --output results/gpu-long --ways plain --chunks 2400     ten minutes of video: does memory stay?
-    python benchmarks/gpu.py --output gpu-smoke --device cpu --size 32x48 --chunks 10 --set model.dim=24 model.num_layers=2 model.ffn_dim=48
-        model.num_heads=2 model.text_dim=8 memory=window=3                            a smoke run without a GPU
+    python benchmarks/gpu.py --output gpu-smoke --device cpu --codec none --size 32x48 --chunks 10 --ways plain fused "cache int8"
+        --set model.dim=24 model.num_layers=2 model.ffn_dim=48 model.num_heads=2 model.text_dim=8 memory=window=3     a smoke run
 
 It needs torch, NumPy and safetensors; Wan's codec needs diffusers, and without it a tiny decoder is measured in its place. The ways differ
 from the first one, `plain`, by what their names say, and `plain again` at the end shows how much the machine itself drifted. The file is
@@ -54,7 +54,7 @@ WAYS: dict[str, Changes] = {
 def settings_of(options: argparse.Namespace) -> StreamSettings:
     """Those of the way `plain`."""
     run = override(sized(recipe(options.recipe), options.size) if options.size else recipe(options.recipe), options.set)
-    codec = "own" if find_spec("diffusers") else "tiny"
+    codec = options.codec or ("own" if find_spec("diffusers") else "tiny")
     precision = "bf16" if options.device.startswith("cuda") else "fp32"
     return StreamSettings(run, options.steps, max(4, options.steps), run.memory, codec, precision, options.device)
 
@@ -99,6 +99,7 @@ def main() -> None:
     parser.add_argument("--size", default="", help="pictures of another size, such as 480x832")
     parser.add_argument("--set", nargs="*", default=[], help="changes to the recipe, as path=value")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--codec", default="", choices=("own", "tiny", "none"), help="default: Wan's own where diffusers is, else tiny")
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--chunks", type=int, default=30, help="chunks per measurement; 10 at least")
     parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS), help="only these")

@@ -12,6 +12,7 @@ from mutoscope import cli
 from mutoscope.commands import arithmetic
 from mutoscope.commands.arithmetic import PassFlops, Step, commit_flops, denoising_flops
 from mutoscope.commands.roofline import COUNTED
+from mutoscope.commands.stream_timing import count_codec, fill, pass_by_pass
 from mutoscope.commands.streaming import Stream, StreamSettings, random_codec, random_model, sized
 from mutoscope.core.errors import ConfigError
 from mutoscope.memory.policy import Window
@@ -19,6 +20,7 @@ from mutoscope.models.conditions import Conditions
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
 from mutoscope.recipes import recipe
 from mutoscope.rollout.executor import Executor, Pass, PassKind
+from mutoscope.rollout.speed import Speed
 from mutoscope.train.build import transformer_config
 
 TINY = ("model.dim=24", "model.num_layers=2", "model.ffn_dim=48", "model.num_heads=2", "model.text_dim=8", "memory=window=3")
@@ -72,6 +74,8 @@ def test_the_targets_follow_from_the_arithmetic():
     assert 0.6 < figures["denoising_gflops"]["attention"] / figures["denoising_gflops"]["total"] < 0.75
     assert all(bound["compute_ms"] > bound["memory_ms"] for bound in figures["bounds"].values())
     assert "at most 77" in arithmetic.described(figures, 2)
+    decoded = arithmetic.arithmetic(config, step, 2, weights=0, cache=0, codec=13.55e12)  # Wan's decoder, as torch counts it
+    assert decoded["bounds"]["H200, large products"]["with_codec_per_second"] == pytest.approx(58, abs=1)
 
 
 def test_parts_add_up():
@@ -92,6 +96,15 @@ def test_bench_of_a_recipe_reports_everything(tmp_path, capsys):
     assert "pixel frames/s" in capsys.readouterr().out
 
 
+def test_bench_explains_what_cannot_be(capsys):
+    assert cli.main(["bench", "--frames", "1"]) == 2
+    assert "--frames must be at least 10" in capsys.readouterr().err
+    assert cli.main(["bench", "--size", "32x32", "--codec", "none"]) == 2
+    assert "--size, --codec: for recipes alone" in capsys.readouterr().err
+    assert cli.main(["bench", "scroll-smoke", "--size", "32"]) == 2
+    assert "height first" in capsys.readouterr().err
+
+
 def small_stream(name: str, **changes: object) -> Stream:
     """A stream of a recipe's own codec and memory."""
     run = recipe(name)
@@ -110,6 +123,16 @@ def test_a_stream_of_a_small_world_shows_pictures_and_fills_its_memory():
         assert pictures is not None and pictures.shape == (2, 1, 32, 32, 3) and pictures.std() > 0
         stream.commit()
     assert filled == [False, False, False, True, True, True]  # a window of four frames, the chunk's own included
+
+
+def test_a_stream_with_fused_commits_fills_its_memory_too():
+    stream = small_stream("scroll-smoke", speed=Speed(commits="fused"))
+    fill(stream)
+    timed = pass_by_pass(stream, torch.device("cpu"), 3)
+    assert stream.filled and stream.chunks == 9 and sorted(timed) == ["codec_ms", "denoising_ms", "fused_ms"]
+    assert timed["fused_ms"]["count"] == timed["denoising_ms"]["count"] == 3
+    weights = sum(parameter.numel() for parameter in stream.codec.decoder.parameters())
+    assert count_codec(stream) > 2 * weights * stream.model.config.grid.tokens
 
 
 def test_what_a_stream_cannot_be_is_refused():

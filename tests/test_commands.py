@@ -42,7 +42,6 @@ from mutoscope.memory.store import MemoryStore
 from mutoscope.models.checkpoint import Checkpoint, placeless, read_manifest, save_checkpoint
 from mutoscope.recipes import RECIPES, recipe
 from mutoscope.rollout.session import Session
-from mutoscope.rollout.speed import Speed
 from mutoscope.serve import app
 from mutoscope.serve.wire import PaneRequest
 from mutoscope.train.chain import draw_starts
@@ -214,28 +213,6 @@ def test_bench_writes_percentiles_cold_and_warm_apart(untrained, tmp_path, capsy
             row["roofline"]["compute_ms"], row["roofline"]["memory_ms"]
         )
     assert "frames/s" in capsys.readouterr().out
-
-
-def test_bench_explains_what_cannot_be(capsys):
-    assert cli.main(["bench", "--frames", "1"]) == 2
-    assert "--frames must be at least 10" in capsys.readouterr().err
-    assert cli.main(["bench", "--size", "32x32", "--codec", "none"]) == 2
-    assert "--size, --codec: for recipes alone" in capsys.readouterr().err
-    assert cli.main(["bench", "scroll-smoke", "--size", "32"]) == 2
-    assert "height first" in capsys.readouterr().err
-
-
-def test_loading_says_in_which_numbers_a_checkpoint_plays(untrained, tmp_path):
-    """bf16 weights, a cache of int8 and static steps: another picture than in float32, but nearly the same."""
-    path, action = save(untrained, tmp_path / "student"), np.ones(untrained.manifest.world.actions.dim, np.float32)
-    pictures = []
-    for loading in (Loading(), Loading(precision="bf16", speed=Speed("flex", "static", "int8"))):
-        config = session_config(untrained.manifest, steps=2, policy=None, seed=0)
-        session = Session(loading.load(path), loading.config(config))
-        session.reset(0, 0)
-        pictures.append(np.stack([session.step(action) for _ in range(6)]).astype(int))
-    assert session.store.keys.dtype == torch.int8 and session.store.dtype == torch.bfloat16
-    assert 0 < np.abs(pictures[0] - pictures[1]).mean() < 8 < pictures[0].std()
 
 
 def test_a_saved_untrained_checkpoint_is_a_checkpoint(untrained, tmp_path):

@@ -14,17 +14,17 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fakes import ACTIONS, tiny_checkpoint, tiny_config, tiny_model
-from mutoscope.memory.kinds import FastWeights, LinearState
-from mutoscope.memory.policy import EmaSink, PolicyConfig, RecencyBias, RollingWindow, SinkWindow, Stateful, Window, state_of
+from mutoscope.memory.kinds import FastWeights
+from mutoscope.memory.policy import PolicyConfig, RecencyBias, RollingWindow, SinkWindow, Stateful, Window, state_of
 from mutoscope.models.checkpoint import freeze
 from mutoscope.rollout import executor, session
 from mutoscope.rollout.session import Session, SessionConfig
 
 # Every pattern of slots of these memories has come by then; what is worked out once for each has been.
-WARM_UP, FRAMES = 5, 2
+WARM_UP, FRAMES = 4, 1
 INTEGER: dict[str, PolicyConfig] = {
-    "window": Window(3), "sink": SinkWindow(1, 2), "ema-sink": EmaSink(1, 2), "rolling": RollingWindow(3), "recency": RecencyBias(3),
-    "window+linear": Stateful(Window(3), LinearState()), "window+fast-mlp": Stateful(Window(2), FastWeights("mlp", 1)),
+    "sink": SinkWindow(1, 2), "rolling": RollingWindow(3), "recency": RecencyBias(3),
+    "fast-mlp": Stateful(Window(2), FastWeights("mlp", 1)),
 }  # fmt: skip
 COPYING = {"to", "_to_copy"}
 ASKING = {"item", "_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique_dim", "_unique2"}
@@ -102,24 +102,13 @@ def test_a_frame_waits_for_nothing_but_its_picture(policy):
     assert only_pictures(found) and found["to the device"] == 4 * FRAMES  # two draws of noise, actions, which are known
 
 
-def test_waiting_broken_twin_that_copies_noise_from_pageable_memory(monkeypatch):
+def test_waiting_broken_twin_that_copies_from_pageable_memory(monkeypatch):
     monkeypatch.setattr(session, "upload", lambda tensor, device: tensor.to(device))
-    assert not only_pictures(waits(INTEGER["window"]))
+    found = waits(INTEGER["recency"])
+    assert found["to the device, waiting"] == 4 * FRAMES and not only_pictures(found)
 
 
 def test_waiting_broken_twin_whose_positions_come_from_the_host(monkeypatch):
     plain = executor.rotations
     monkeypatch.setattr(executor, "rotations", lambda where, *rest: plain(torch.tensor([3], device=where.device), *rest))
-    assert not only_pictures(waits(INTEGER["sink"]))
-
-
-def test_waiting_broken_twin_that_looks_at_the_velocity(monkeypatch):
-    run = executor.Executor.run
-
-    def curious(self, passes):
-        answers = run(self, passes)
-        assert not any(bool(answer.isnan().any()) for answer in answers if answer.numel())
-        return answers
-
-    monkeypatch.setattr(executor.Executor, "run", curious)
-    assert not only_pictures(waits(INTEGER["window"]))
+    assert waits(INTEGER["sink"])["tensor of host data"]

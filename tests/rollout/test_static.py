@@ -6,14 +6,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fakes import ALL_POLICIES, CHOOSING, model_for, tiny_conditions, tiny_latents, tiny_model
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.streams import normal, stream
+from mutoscope.memory.elements import PlainSlots
 from mutoscope.memory.policy import DeepSink, Full, PolicyConfig, RecencyBias, SinkWindow, Window
 from mutoscope.models.rope import rotate, rotate_pairs
+from mutoscope.models.transformer import VideoTransformer
 from mutoscope.rollout import static
 from mutoscope.rollout.executor import Executor, Runner, drive
 from mutoscope.rollout.planner import ChunkJob, Trace, commit_chunk, few_step_chunk
@@ -44,8 +47,7 @@ def by(name: str) -> Make:
     return lambda executor: runner_by_name(name, executor)
 
 
-@pytest.mark.parametrize("length", [1, 2])
-@pytest.mark.parametrize("policy", STATIC)
+@pytest.mark.parametrize(("policy", "length"), [*((name, 1) for name in STATIC), ("window", 2), ("sink", 2)])
 def test_static_equals_plain(policy, length):
     assert torch.allclose(frames(STATIC[policy], length, by("static")), frames(STATIC[policy], length, by("plain")), atol=1e-12)
 
@@ -82,10 +84,6 @@ class Places(TorchDispatchMode):
 def recorded(monkeypatch, make: Make) -> list[list]:
     """What each forward does from the first frame after the warm-up on, in order; two denoising passes and a commit per frame."""
     found: list[list] = []
-    model_forward, model_write = static.Executor.run, None
-    del model_forward, model_write
-    from mutoscope.models.transformer import VideoTransformer
-
     for name in ("forward", "write"):
         plain = getattr(VideoTransformer, name)
 
@@ -125,6 +123,35 @@ def test_what_is_prepared_is_run():
     made = frames(Window(3), 1, lambda executor: StaticRunner(executor, Way(doubled, rotate, False)))
     plain = frames(Window(3), 1, by("plain"))
     assert len(prepared) == 2 and torch.allclose(made[:, :2], plain[:, :2]) and not torch.allclose(made[:, 3:], plain[:, 3:])
+
+
+def graphs(policy: PolicyConfig) -> int:
+    """How often a compiler would have to look at the steps of seven chunks: dynamo alone, which says what it cannot see through."""
+    counter = CompileCounterWithBackend("eager")
+    way = Way(lambda forward: torch.compile(forward, backend=counter, dynamic=False, fullgraph=True), rotate_pairs, False)
+    made = frames(policy, 1, lambda executor: StaticRunner(executor, way), 7)
+    assert torch.allclose(made, frames(policy, 1, by("plain"), 7), atol=1e-10)
+    torch._dynamo.reset()
+    return counter.frame_count
+
+
+def test_a_compiler_sees_one_graph_for_denoising_and_one_for_commits(monkeypatch):
+    assert graphs(Window(3)) == 2
+    put = PlainSlots.put
+
+    def by_number(self: PlainSlots, layer: int, rows: slice, tokens: Tensor, x: Tensor) -> None:
+        first = numbers[-1]
+        put(self, layer, rows, slice(first, first + x.shape[2]), x)
+
+    numbers, load = [], StaticStep.load
+
+    def noted(self: StaticStep, item: Any, segment: Any) -> None:
+        numbers.append(segment.plan.write_slots[0] * segment.store.spec.tokens)
+        load(self, item, segment)
+
+    monkeypatch.setattr(StaticStep, "load", noted)
+    monkeypatch.setattr(PlainSlots, "put_at", by_number)
+    assert graphs(Window(3)) > 2, "the twin, which writes to slots by their number, is compiled again and again"
 
 
 def test_turning_pairs_equals_complex_numbers():

@@ -99,8 +99,8 @@ def chunk_bound(config: TransformerConfig, step: Step, steps: int, moved: float,
     return Bound(flops / limits.flops, (steps + 1) * moved / limits.bandwidth)
 
 
-def arithmetic(config: TransformerConfig, step: Step, steps: int, *, weights: int, cache: int) -> dict:
-    """Everything as plain data; `weights` and `cache` in bytes. Frames per second are pixel frames, without the codec."""
+def arithmetic(config: TransformerConfig, step: Step, steps: int, *, weights: int, cache: int, codec: float = 0.0) -> dict:
+    """Everything as plain data; `weights` and `cache` in bytes, `codec` in operations a chunk. Frames per second are pixel frames."""
     denoising, commit = denoising_flops(config, step), commit_flops(config, step)
     rows = {}
     for name, limits in DEVICES.items():
@@ -108,12 +108,14 @@ def arithmetic(config: TransformerConfig, step: Step, steps: int, *, weights: in
         frames = step.chunk * config.temporal_stride * step.rows
         rows[name] = {**asdict(limits), "compute_ms": 1e3 * bound.compute_s, "memory_ms": 1e3 * bound.memory_s}
         rows[name]["pixel_frames_per_second"] = frames / bound.seconds
+        rows[name]["with_codec_per_second"] = frames / (bound.seconds + codec / limits.flops)
     return {
         "tokens_per_frame": config.grid.tokens,
         "reads_frames": step.read,
         "denoising_gflops": _giga(denoising),
         "commit_gflops": _giga(commit),
         "chunk_gflops": (steps * denoising.total + commit.total) / 1e9,
+        "codec_gflops": codec / 1e9,
         "bytes_per_pass": {"weights": weights, "cache": cache},
         "bounds": rows,
     }
@@ -128,12 +130,15 @@ def described(figures: dict, steps: int) -> str:
         f"{figures['tokens_per_frame']:,} tokens a frame, {figures['reads_frames']} frames read",
         f"one denoising pass: {total:,.1f} GFLOP: {shares}",
         f"one commit: {figures['commit_gflops']['total']:,.1f} GFLOP; {steps} steps and a commit: {figures['chunk_gflops']:,.1f}",
+        f"decoding the chunk: {figures['codec_gflops']:,.1f} GFLOP" if figures["codec_gflops"] else "decoding the chunk: not counted",
         f"read per pass: {moved['weights'] / 1e6:,.1f} MB of weights, {moved['cache'] / 1e6:,.1f} MB of cache",
     ]
     for name, bound in figures["bounds"].items():
         limits = f"{bound['flops'] / 1e12:,.0f} TFLOP/s, {bound['bandwidth'] / 1e12:.1f} TB/s"
         times = f"{bound['compute_ms']:.3g} ms of products, {bound['memory_ms']:.3g} ms of reading"
-        lines.append(f"{name} ({limits}): {times} a chunk: at most {bound['pixel_frames_per_second']:,.1f} pixel frames/s without codec")
+        rates = f"at most {bound['pixel_frames_per_second']:,.1f} pixel frames/s without codec"
+        rates += f", {bound['with_codec_per_second']:,.1f} with it" if figures["codec_gflops"] else ""
+        lines.append(f"{name} ({limits}): {times} a chunk: {rates}")
     return "\n".join(lines)
 
 

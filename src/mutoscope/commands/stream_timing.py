@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from mutoscope.commands.arithmetic import Step, arithmetic, chunk_bound, commit_flops, denoising_flops
-from mutoscope.commands.roofline import measured_limits
+from mutoscope.commands.roofline import COUNTED, measured_limits
 from mutoscope.commands.streaming import PRECISIONS, Stream, StreamSettings, random_codec, random_model
 from mutoscope.core.progress import Progress
 from mutoscope.memory.policy import policy_name
@@ -71,24 +72,24 @@ def measure_stream(settings: StreamSettings, frames: int) -> dict:
         first = {"build_ms": build_ms, **first_frames(stream, device)}
         bar.advance(note="first frames")
         fill(stream)
+        codec_flops = count_codec(stream)
         single = pass_by_pass(stream, device, min(frames, 50))
         bar.advance(note="passes")
         without = run_free(stream, device, frames, lambda: None)
         bar.advance(note="without codec")
         looks: list[dict] = []
-        with_codec = None if codec is None else run_free(stream, device, frames, stream.pictures, looks)
+        again = run_free(stream, device, frames, stream.pictures, looks)
         bar.advance(note="with codec")
-    if codec is None:
-        run_free(stream, device, frames, lambda: None, looks)
     return {
         "settings": plain_settings(settings, frames),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "codec": codec_words,
+        "codec_gflops": codec_flops / 1e9,
         "first_frame": first,
         "passes": single,
-        "free": {"without_codec": without, "with_codec": with_codec},
+        "free": {"without_codec": without, "with_codec": None if codec is None else again},
         "memory": memory_over_time(looks),
-        **bounds(stream, without["chunk_ms"]),
+        **bounds(stream, without["chunk_ms"], codec_flops),
     }
 
 
@@ -133,6 +134,16 @@ def fill(stream: Stream) -> None:
         stream.advance()
     stream.advance()
     stream.advance()
+
+
+def count_codec(stream: Stream) -> float:
+    """Operations that decoding one chunk takes, as torch counts them; 0 without a codec."""
+    if stream.codec is None:
+        return 0.0
+    stream.pictures()  # the first frame of a decoder's stream is another one
+    with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
+        stream.pictures()
+    return float(counter.get_total_flops())
 
 
 def pass_by_pass(stream: Stream, device: torch.device, frames: int) -> dict[str, dict[str, float]]:
@@ -186,12 +197,12 @@ def memory_over_time(looks: list[dict]) -> dict:
     return {"looks": looks, "change": change, "constant": all(value <= STEADY for value in change.values())}
 
 
-def bounds(stream: Stream, chunk_ms: float) -> dict:
+def bounds(stream: Stream, chunk_ms: float, codec_flops: float) -> dict:
     """The arithmetic of a chunk with a full memory, what this machine can do, and the share of it that was reached without the codec."""
     settings, model, config = stream.settings, stream.model, stream.model.config
     step = Step(settings.rows, stream.chunk, max(part.spec.slots for part in stream.store.parts), settings.text)
     weights = sum(map(held_bytes, model.parameters()))
-    figures = arithmetic(config, step, settings.steps, weights=weights, cache=stream.store.bytes)
+    figures = arithmetic(config, step, settings.steps, weights=weights, cache=stream.store.bytes, codec=codec_flops)
     limits = measured_limits(config, settings.rows * stream.chunk, torch.device(settings.device), PRECISIONS[settings.precision])
     least = chunk_bound(config, step, settings.steps, weights + stream.store.bytes, limits)
     flops = settings.steps * denoising_flops(config, step).total + commit_flops(config, step).total
@@ -215,7 +226,7 @@ def described(figures: dict) -> str:
         if free[name] is not None:
             words = name.replace("_", " ")
             lines.append(f"{words}: {free[name]['pixel_frames_per_second']:,.2f} pixel frames/s, {free[name]['chunk_ms']:,.1f} ms a chunk")
-    lines.append(f"codec: {figures['codec']}")
+    lines.append(f"codec: {figures['codec']}, {figures['codec_gflops']:,.1f} GFLOP a chunk")
     last = memory["looks"][-1]
     held = ", ".join(f"{name} {value / 2**20:,.1f} MiB" for name, value in last.items() if name != "chunk")
     lines.append(

@@ -173,7 +173,8 @@ class Stream:
     @property
     def filled(self) -> bool:
         """Whether no frame reads more frames than the one before did."""
-        return all(len(part.ledgers[0].slot_of) + self.chunk > part.spec.slots - self.chunk for part in self.store.parts)
+        parts = [(len(part.ledgers[0].slot_of), part.spec.policy.capacity(self.chunk)) for part in self.store.parts]
+        return all(taken + self.chunk > slots - self.chunk for taken, slots in parts)
 
     @property
     def pixel_frames(self) -> int:

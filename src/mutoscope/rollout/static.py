@@ -117,18 +117,23 @@ class StaticStep:
 
     def __init__(self, executor: Executor, item: Pass, segment: Segment, way: Way) -> None:
         self.executor, self.store, self.commits = executor, segment.store, item.commits
-        tokens, device = self.store.spec.tokens, item.latents.device
-        self.tokens = torch.arange(tokens, device=device)
-        self.latents = torch.empty_like(item.latents, dtype=executor.dtype)
-        self.sigma = torch.zeros(item.latents.shape[:2], dtype=item.latents.dtype, device=device)
-        conditions = item.conditions.to(device, executor.dtype)
-        own = {name: value.clone() for name, value in _of_frames(conditions).items()}
-        self.conditions, self.heard = replace(conditions, text=own_text(conditions.text), **own), text_tensors(conditions.text)
-        hidden = None if segment.hidden is None else segment.hidden.clone()
-        index = self.tokens.repeat(len(segment.plan.write_slots))
-        self.segment = StaticSegment(self.store, item.rows, segment.turns.whole.clone(), index, hidden, executor.kernel, way.turn)
+        with torch.inference_mode(False):  # filled by whoever runs a pass, in inference mode or not
+            self._allocate(executor, item, segment, way)
         self.load(item, segment)
         self.run: Forward = way.prepare(self.forward)
+
+    def _allocate(self, executor: Executor, item: Pass, segment: Segment, way: Way) -> None:
+        device = item.latents.device
+        self.tokens = torch.arange(self.store.spec.tokens, device=device)
+        self.latents = torch.empty(item.latents.shape, dtype=executor.dtype, device=device)
+        self.sigma = torch.zeros(item.latents.shape[:2], dtype=item.latents.dtype, device=device)
+        conditions = item.conditions.to(device, executor.dtype)
+        own = {name: torch.zeros_like(value) for name, value in _of_frames(conditions).items()}
+        self.conditions, self.heard = replace(conditions, text=silent(conditions.text), **own), tuple[Tensor, ...]()
+        hidden = None if segment.hidden is None else torch.zeros_like(segment.hidden)
+        index = self.tokens.repeat(len(segment.plan.write_slots))
+        turns = torch.zeros_like(segment.turns.whole)
+        self.segment = StaticSegment(self.store, item.rows, turns, index, hidden, executor.kernel, way.turn)
 
     def load(self, item: Pass, segment: Segment) -> None:
         """Fill the tensors with a pass."""
@@ -146,7 +151,7 @@ class StaticStep:
 
     def _hear(self, text: tuple[Tensor, ...]) -> None:
         """Copy the prompt when it is another one than before. That one is kept meanwhile, so that no other can lie at its place."""
-        if any(old.data_ptr() != new.data_ptr() for old, new in zip(self.heard, text, strict=True)):
+        if [old.data_ptr() for old in self.heard] != [new.data_ptr() for new in text]:
             for own, new in zip(text_tensors(self.conditions.text), text, strict=True):
                 own.copy_(new)
             self.heard = text
@@ -165,9 +170,11 @@ def _of_frames(conditions: Conditions) -> dict[str, Tensor]:
     return {"actions": conditions.actions, "known": conditions.known, "travel": conditions.travel}
 
 
-def own_text(text: Text) -> Text:
-    """A copy of a prompt."""
-    return ReadText(text.keys.clone(), text.values.clone()) if isinstance(text, ReadText) else text.clone()
+def silent(text: Text) -> Text:
+    """Room for a prompt of the same size."""
+    if isinstance(text, ReadText):
+        return ReadText(torch.zeros_like(text.keys), torch.zeros_like(text.values))
+    return torch.zeros_like(text)
 
 
 class StaticRunner:
