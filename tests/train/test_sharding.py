@@ -10,7 +10,7 @@ import pytest
 import sharded_worker
 import torch
 from safetensors.torch import load_file
-from sharded_worker import KINDS, LAUNCHES, TWICE, played
+from sharded_worker import KINDS, LAUNCHES, LOADED, TWICE, played
 from training_fakes import ALONE, CPU, everything, make_stage, metrics
 
 from mutoscope.core.errors import CheckpointError, ConfigError
@@ -78,22 +78,21 @@ def test_broken_twin_that_clips_by_the_norm_of_its_own_part_is_found(folder, alo
 
 
 def test_every_process_writes_its_part_of_a_state_and_resuming_changes_no_bit(folder):
-    states = complete_states(folder / "two" / KINDS[-1] / "state")
+    states = complete_states(folder / "two" / LOADED / "state")
     assert [path.name for path in states] == ["update-00000001", "update-00000002"]
     assert sorted(path.name for path in states[0].iterdir()) == ["critic", "model", "state.json"]
     assert len(list((states[0] / "critic").glob("*.safetensors"))) == 2
     assert json.loads((folder / "again.json").read_text()) == []
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_two_processes_saved_loads_on_four_and_on_one(kind, folder, alone):
-    expected = {name: value for name, value in everything(alone[kind][0]).items() if not name.endswith("/updates")}
-    assert close(expected, load_file(folder / f"{kind}-four.safetensors"))
-    stage, _ = make_stage(kind, TWICE, wide=True)
-    assert load_state(folder / "two" / kind / "state", stage.learners, "this") == 2
-    loaded = everything(stage)
-    assert close(everything(alone[kind][0]), loaded)
-    assert not close(everything(make_stage(kind, TWICE, wide=True)[0]), loaded)
+def test_what_two_processes_saved_loads_on_four_and_on_one(folder, alone):
+    trained = everything(alone[LOADED][0])
+    expected = {name: value for name, value in trained.items() if not name.endswith("/updates")}
+    assert close(expected, load_file(folder / "four.safetensors"))
+    stage, _ = make_stage(LOADED, TWICE, wide=True)
+    assert not close(trained, everything(stage))
+    assert load_state(folder / "two" / LOADED / "state", stage.learners, "this") == 2
+    assert close(trained, everything(stage))
 
 
 def test_a_broken_part_is_named(folder, tmp_path):
@@ -107,7 +106,7 @@ def test_a_broken_part_is_named(folder, tmp_path):
 
 
 def test_averages_are_put_together_before_they_are_written(folder, alone):
-    average = alone[KINDS[-1]][0].learners["model"].average.state_dict()
+    average = alone[LOADED][0].learners["model"].average.state_dict()
     assert close(average, load_file(folder / "average.safetensors"))
     assert not close_shapes(average, load_file(folder / "average of one shard.safetensors"))
 

@@ -27,9 +27,9 @@ class LoraLinear(nn.Module):
     def __init__(self, layer: nn.Linear, config: LoraConfig) -> None:
         super().__init__()
         self.weight, self.bias, self.config = layer.weight, layer.bias, config
-        make = {"device": layer.weight.device, "dtype": layer.weight.dtype, "bias": False}
-        self.lora_A = nn.Linear(layer.in_features, config.rank, **make)
-        self.lora_B = nn.Linear(config.rank, layer.out_features, **make)
+        device, dtype = layer.weight.device, layer.weight.dtype
+        self.lora_A = nn.Linear(layer.in_features, config.rank, bias=False, device=device, dtype=dtype)
+        self.lora_B = nn.Linear(config.rank, layer.out_features, bias=False, device=device, dtype=dtype)
         nn.init.zeros_(self.lora_B.weight)
 
     def forward(self, x: Tensor) -> Tensor:

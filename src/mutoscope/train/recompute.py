@@ -12,7 +12,7 @@ from mutoscope.models.transformer import VideoTransformer
 def recompute_blocks(model: VideoTransformer) -> None:
     """Of every block keep its input alone where a gradient will be asked for; passes without gradient are as before."""
     for block in model.blocks:
-        block.forward = _recomputed(block.forward)  # type: ignore[method-assign]
+        block.forward = _recomputed(block.forward)
 
 
 def _recomputed(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -49,6 +49,7 @@ def shard_model(model: VideoTransformer, mesh: DeviceMesh, precision: str, devic
         gather_for_context(block)
         fully_shard(block, mesh=mesh, reshard_after_forward=True, mp_policy=policy, offload_policy=home, ignored_params=kept)
         register_fsdp_forward_method(block, "write")
+    model.register_forward_hook(lambda model, inputs, velocity: velocity.clone())  # FSDP warns of outputs that are views of others
     # The outermost layers too are let go after each pass: what is kept over an optimiser step without a backward pass is never renewed.
     fully_shard(model, mesh=mesh, reshard_after_forward=True, offload_policy=home, ignored_params=kept)
     register_fsdp_forward_method(model, "write")
