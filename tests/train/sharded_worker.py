@@ -30,6 +30,7 @@ SHARDED = Placement("sharded")
 LOADED = "long-matching"
 KINDS = ("autoregressive", "consistency", LOADED)
 TWICE = replace(UPDATE, updates=2, save_every=1, batch_size=2, clip_norm=0.05)
+NARROW = replace(TWICE, clip_norm=1e9, save_every=2)
 ADAPTED = replace(TWICE, trains=LoraConfig(2, 3.0, whole=("action_embedding",)))
 # How two processes share the work, which stage they train, and what of it learns.
 LAUNCHES = {
@@ -80,6 +81,8 @@ def train_all(folder: Path) -> None:
     again = train(kind, folder / "again", workers)
     if workers.leads:
         (folder / "again.json").write_text(json.dumps(different(played(stage), played(again))))
+    narrow = make_stage("matching", NARROW, workers=workers)
+    run_loop(*narrow, loop_plan(folder / "narrow", NARROW, "bf16"), workers, lambda update: None)
     learners.clip_gradients = clip_own_part
     leave(folder, "clipped by parts", train("autoregressive", folder / "clipped", workers), workers)
 
