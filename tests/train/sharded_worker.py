@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from forked import together
 from safetensors.torch import save_file
 from training_fakes import UPDATE, different, loop_plan, make_stage
@@ -28,16 +27,17 @@ from mutoscope.train.sharding import own_part, whole, whole_tensors
 from mutoscope.train.state import load_state
 
 SHARDED = Placement("sharded")
-KINDS = ("autoregressive", "consistency", "long-matching")
+LOADED = "long-matching"
+KINDS = ("autoregressive", "consistency", LOADED)
 TWICE = replace(UPDATE, updates=2, save_every=1, batch_size=2, clip_norm=0.05)
+NARROW = replace(TWICE, clip_norm=1e9, save_every=2)
 ADAPTED = replace(TWICE, trains=LoraConfig(2, 3.0, whole=("action_embedding",)))
 # How two processes share the work, which stage they train, and what of it learns.
 LAUNCHES = {
     "shared clips": (Placement(clip_processes=2), "autoregressive", TWICE),
-    "shared rollouts": (Placement(clip_processes=2), "long-matching", TWICE),
     "all at once": (Placement("sharded", "recomputed", ("optimiser", "frozen models"), 2), "long-matching", ADAPTED),
 }
-SOON = timedelta(seconds=2)
+SOON = timedelta(seconds=5)
 
 
 def played(stage: StageRun) -> dict[str, torch.Tensor]:
@@ -81,6 +81,8 @@ def train_all(folder: Path) -> None:
     again = train(kind, folder / "again", workers)
     if workers.leads:
         (folder / "again.json").write_text(json.dumps(different(played(stage), played(again))))
+    narrow = make_stage("matching", NARROW, workers=workers)
+    run_loop(*narrow, loop_plan(folder / "narrow", NARROW, "bf16"), workers, lambda update: None)
     learners.clip_gradients = clip_own_part
     leave(folder, "clipped by parts", train("autoregressive", folder / "clipped", workers), workers)
 
@@ -106,15 +108,14 @@ def _holding(gradient: torch.Tensor) -> torch.nn.Parameter:
 
 
 def load_all(folder: Path) -> None:
-    """The newest states, by as many processes as there are; and one process's average."""
+    """The newest state, by as many processes as there are; and one process's part of the average."""
     workers = start_workers("cpu", SHARDED)
-    for kind in KINDS:
-        stage, _ = make_stage(kind, TWICE, workers=workers, wide=True)
-        arrange(stage, workers, "fp32")
-        load_state(folder / "two" / kind / "state", stage.learners, "this")
-        found = everything_whole(stage)
-        if workers.leads:
-            save_file(found, folder / f"{kind}-four.safetensors")
+    stage, _ = make_stage(LOADED, TWICE, workers=workers, wide=True)
+    arrange(stage, workers, "fp32")
+    load_state(folder / "two" / LOADED / "state", stage.learners, "this")
+    found = everything_whole(stage)
+    if workers.leads:
+        save_file(found, folder / "four.safetensors")
     gathered = whole_tensors(stage.learners["model"].average, workers.leads)
     sharding.whole = own_part
     alone = whole_tensors(stage.learners["model"].average, workers.leads)
@@ -130,8 +131,7 @@ def forget_the_context(folder: Path) -> None:
 
 
 def skip_a_collective(folder: Path) -> None:
-    """The broken twin of sampling on all ranks: the leading one plays a sharded model alone."""
-    dist.init_process_group("gloo", timeout=SOON)
+    """The broken twin of sampling on all ranks: the leading one asks for a pass of a sharded model alone."""
     workers = start_workers("cpu", SHARDED)
     stage, source = make_stage("autoregressive", TWICE, workers=workers, wide=True)
     run_loop(stage, source, loop_plan(folder / "alone", TWICE), workers, lambda update: look(stage, update) if workers.leads else None)
@@ -140,7 +140,7 @@ def skip_a_collective(folder: Path) -> None:
 def fails(processes: int, work: partial[None]) -> bool:
     """Whether every process fails."""
     try:
-        together(processes, work)
+        together(processes, work, SOON)
     except SystemExit as error:
         return str(error).endswith(f"failed on ranks {list(range(processes))}")
     return False

@@ -19,7 +19,6 @@ from mutoscope.train.learner import Learner
 from mutoscope.train.monitor import Monitor
 from mutoscope.train.parallel import Workers
 from mutoscope.train.precision import precision_context
-from mutoscope.train.sharding import is_sharded
 from mutoscope.train.state import cut_json_lines, load_state, save_state
 
 
@@ -70,7 +69,7 @@ class LoopPlan:
 def run_loop(stage: StageRun, source: BatchSource, plan: LoopPlan, workers: Workers, sample: Callable[[int], None]) -> None:
     """Train to the last update, resuming from the newest state. Ctrl-C (or SIGTERM) saves and raises Interrupted.
 
-    `sample(update)` is called at every save, to draw pictures: on the leading rank, or on all where a model is sharded over them. The
+    `sample(update)` is called at every save, to draw pictures: on the leading rank, or on all where a model's passes take them all. The
     `seconds` of a logged update are the mean since the one before: updates in which the student moves take longer than others.
     The stage is laid out as `workers` say; afterwards the leading process holds its learners' modules whole.
     """
@@ -93,7 +92,7 @@ def run_loop(stage: StageRun, source: BatchSource, plan: LoopPlan, workers: Work
             stopping = workers.any(bool(stop))
             if (update + 1) % plan.config.save_every == 0 or update == total - 1 or stopping:
                 save_state(states, update + 1, stage.learners, plan.identity, workers)
-                if workers.leads or any(is_sharded(learner.average) for learner in stage.learners.values()):
+                if workers.leads or workers.placement.together:
                     sample(update + 1)
                 workers.wait()
             if stopping:

@@ -53,7 +53,7 @@ def draw_samples(
         made = sample_whole_clips(chain, run_stage, codec, told(chain, batch, conditions.frames(0, length)))
     else:
         made = continue_clips(chain, run_stage.learners["model"].average, codec, manifest, batch)
-    if not chain.workers.leads:  # it helped with a model that is sharded over the processes
+    if not chain.workers.leads:  # it helped with passes that take all processes
         return
     with absent_packages_named(folder):
         save_pictures(folder, real, made, chain.train_data.world.content_rate, update)

@@ -25,6 +25,11 @@ class Placement:
     clip_processes: int = 1
     """Processes that share the frames of one clip (sequence parallelism); it divides the processes and the heads."""
 
+    @property
+    def together(self) -> bool:
+        """Whether a model's pass takes all processes: whoever asks for one alone waits for ever."""
+        return self.weights == "sharded" or self.clip_processes > 1
+
     def __post_init__(self) -> None:
         if self.clip_processes < 1:
             raise ConfigError(f"clip_processes must be at least 1, got {self.clip_processes}")

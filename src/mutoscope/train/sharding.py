@@ -4,7 +4,9 @@ Travel and learned memories stay whole on every process: they are small, and pla
 Models are put together again only to be written (`whole_tensors`): a part of a moving average is no checkpoint.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,16 +44,32 @@ def shard_model(model: VideoTransformer, mesh: DeviceMesh, precision: str, devic
     kept = kept_whole(model)
     for parameter in kept:
         parameter.data = parameter.data.to(device)
-    narrow = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-    policy = narrow if computes_in_bf16(precision, device) else MixedPrecisionPolicy()
+    narrow = computes_in_bf16(precision, device)
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False) if narrow else MixedPrecisionPolicy()
     for block in model.blocks:
         assert isinstance(block, Block)
         gather_for_context(block)
+        if narrow:
+            compute_in_bf16(block, device)
         fully_shard(block, mesh=mesh, reshard_after_forward=True, mp_policy=policy, offload_policy=home, ignored_params=kept)
         register_fsdp_forward_method(block, "write")
+    model.register_forward_hook(lambda model, inputs, velocity: velocity.clone())  # FSDP warns of outputs that are views of others
     # The outermost layers too are let go after each pass: what is kept over an optimiser step without a backward pass is never renewed.
     fully_shard(model, mesh=mesh, reshard_after_forward=True, offload_policy=home, ignored_params=kept)
     register_fsdp_forward_method(model, "write")
+
+
+def compute_in_bf16(block: Block, device: torch.device) -> None:
+    """Let a block whose weights are gathered in bfloat16 compute in it whoever asks: samples and rollouts do so outside of autocast too."""
+
+    def narrow(plain: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(*inputs: object) -> Any:
+            with torch.autocast(device.type, torch.bfloat16):
+                return plain(*inputs)
+
+        return forward
+
+    block.forward, block.write = narrow(block.forward), narrow(block.write)  # type: ignore[method-assign]
 
 
 def kept_whole(model: VideoTransformer) -> set[nn.Parameter]:

@@ -127,8 +127,9 @@ class SharedFrames:
         return torch.view_as_complex(gather(torch.view_as_real(turn), self.group, self.shares, dim=2).contiguous())
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        shared = _ToHeads.apply(torch.stack([queries, keys, values]), self.group, self.shares)
-        return _ToTokens.apply(self.mode(layer, *shared.unbind(0)), self.group, self.shares)
+        # One after the other: under autocast they may differ in type, as attention is given them.
+        shared = (_ToHeads.apply(x, self.group, self.shares) for x in (queries, keys, values))
+        return _ToTokens.apply(self.mode(layer, *shared), self.group, self.shares)
 
     def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """A learned memory has one state for all heads."""
