@@ -18,6 +18,7 @@ COMMANDS = {
     "train": "train every stage of a recipe, or resume where it stopped",
     "evaluate": "score checkpoints side by side on held-out episodes",
     "recall": "measure how long a world remembers what left the view",
+    "prompts": "measure whether a world shows what it is told in words",
     "import": "turn published Wan weights into a checkpoint",
     "export": "write a checkpoint's model in diffusers' layout",
     "generate": "write a video from a checkpoint and an action script",

@@ -1,11 +1,15 @@
 """Conditions: cut, nulled and grouped by pixel frame without losing their place."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import Tensor
 
 from fakes import tiny_conditions
 from mutoscope.core.errors import ConfigError
-from mutoscope.models.conditions import action_conditions, clip_conditions
+from mutoscope.core.streams import normal, stream
+from mutoscope.models.conditions import Conditions, ReadText, action_conditions, chosen_text, clip_conditions, join
 
 
 def test_frames_keep_their_place():
@@ -68,3 +72,56 @@ def test_a_frame_is_known_if_all_its_pixel_frames_are():
 def test_pixel_frames_that_do_not_group_are_refused():
     with pytest.raises(ConfigError, match="6 pixel frames are not 1"):
         clip_conditions(torch.zeros(1, 6, 2), torch.ones(1, 6, dtype=torch.bool), 4)
+
+
+def told(frames: int, batch: int = 2) -> Conditions:
+    """Conditions with a prompt per row, and one negative prompt."""
+    text, negative = (normal((rows, 5, 7), stream(rows, "fake text"), torch.float64) for rows in (batch, 1))
+    return tiny_conditions(frames, batch).told(text, negative.expand(batch, -1, -1))
+
+
+def read(text: Tensor) -> ReadText:
+    """Something that a model may have made of a prompt: as many keys and values as there are tokens, in two layers."""
+    keys = text[None, :, None].expand(2, -1, 3, -1, -1)
+    return ReadText(keys, 2 * keys)
+
+
+def test_the_null_says_the_negative_prompt_and_knows_no_action():
+    conditions = told(4)
+    null = conditions.null((1, 3))
+    assert torch.equal(null.text, conditions.negative) and not null.known.any()
+    keep = torch.tensor([True, False])
+    dropped = conditions.dropped(keep, (1, 3))
+    assert torch.equal(dropped.text[0], conditions.text[0]) and torch.equal(dropped.text[1], conditions.negative[1])
+    actions_alone = replace(conditions, known=conditions.known & keep[:, None])
+    assert not torch.equal(actions_alone.text[1], conditions.negative[1]), (
+        "the broken twin, which drops actions alone, still says the prompt"
+    )
+
+
+def test_prompts_that_were_read_are_dropped_cut_and_joined_like_those_that_were_not():
+    conditions = told(4)
+    seen = conditions.told(read(conditions.text), read(conditions.negative))
+    for change in (
+        lambda item: item.null((1, 3)),
+        lambda item: item.dropped(torch.tensor([False, True]), (1, 3)),
+        lambda item: item.rows(slice(1, 2)),
+        lambda item: join([item, item.rows(slice(0, 1))]),
+        lambda item: item.to("cpu", torch.float32),
+        lambda item: item.frames(1, 2),
+    ):
+        raw, made = change(conditions), change(seen)
+        assert torch.equal(made.text.keys, read(raw.text).keys) and torch.equal(made.text.values, read(raw.text).values)
+        assert torch.equal(made.negative.keys, read(raw.negative).keys)
+    with pytest.raises(ConfigError, match="read all of them, or none"):
+        join([seen, conditions])
+    with pytest.raises(ConfigError, match="read both, or none"):
+        chosen_text(torch.tensor([True, False]), seen.text, conditions.text)
+
+
+def test_without_a_negative_prompt_there_is_no_null():
+    conditions = replace(told(4), negative=torch.zeros(2, 0, 7))
+    with pytest.raises(ConfigError, match="tell it both"):
+        conditions.null((1, 3))
+    with pytest.raises(ConfigError, match="tell it both"):
+        conditions.dropped(torch.tensor([True, False]), (1, 3))

@@ -60,7 +60,7 @@ def _wan(name: str, model: ModelConfig) -> RunConfig:
         ),
         precision="bf16",
         codec=codec,
-        text=TextConfig("umt5", 512),
+        text=TextConfig("umt5", tokens=512),
     )
 
 

@@ -5,6 +5,7 @@ sampled with many steps; an ode or consistency student with its steps, first on 
 frames), then on its own frames; a matching student on its own frames, as in play.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,14 +55,15 @@ def score_stage(name: str, path: Path, data: Path) -> list[Row]:
             restored = to_frames(codec.decode(codec.encode(to_model_pixels(torch.from_numpy(real[:, :HORIZON]))))).numpy()
         return [row(name, "reconstruction", restored, real[:, :HORIZON])]
     checkpoint = load_checkpoint(path)
+    told = () if manifest.text == "none" else tuple(dataset.captions_of(batch.episodes))
     if manifest.stage == "bidirectional":
         length = manifest.clip_frames
-        return [row(name, f"whole clips, {WHOLE_CLIP_STEPS} steps", whole_clips(checkpoint, batch, length), real[:, :length])]
+        return [row(name, f"whole clips, {WHOLE_CLIP_STEPS} steps", whole_clips(checkpoint, batch, length, told), real[:, :length])]
     steps, target = manifest.student_steps, real[:, CONTEXT : CONTEXT + HORIZON]
     rows = []
     if manifest.stage in ("ode", "consistency"):
-        rows.append(row(name, f"real context, {steps} steps", next_frames(checkpoint, batch), target))
-    return [*rows, row(name, f"own frames, {steps} steps", continuation(checkpoint, batch, CONTEXT, HORIZON), target)]
+        rows.append(row(name, f"real context, {steps} steps", next_frames(checkpoint, batch, told), target))
+    return [*rows, row(name, f"own frames, {steps} steps", continuation(checkpoint, batch, CONTEXT, HORIZON, told), target)]
 
 
 def row(stage: str, regime: str, made: np.ndarray, real: np.ndarray) -> Row:
@@ -75,8 +77,8 @@ def summary(values: np.ndarray) -> tuple[float, float]:
     return float(clips.mean()), float(clips.std(ddof=1) / len(clips) ** 0.5)
 
 
-def continuation(checkpoint: Checkpoint, batch: Batch, context: int, horizon: int) -> np.ndarray:
-    """`horizon` frames after `context` real ones, under the real actions."""
+def continuation(checkpoint: Checkpoint, batch: Batch, context: int, horizon: int, told: Sequence[str]) -> np.ndarray:
+    """`horizon` frames after `context` real ones, under the real actions and captions."""
     frames, actions = batch.arrays["frames"], batch.arrays["actions"]
     config = replace(default_config(checkpoint.manifest), seed=SEED)
     return generate(
@@ -86,22 +88,25 @@ def continuation(checkpoint: Checkpoint, batch: Batch, context: int, horizon: in
         context_actions=actions[:, :context],
         known=batch.known[:, :context],
         actions=actions[:, context : context + horizon],
+        prompts=told,
     )
 
 
-def next_frames(checkpoint: Checkpoint, batch: Batch) -> np.ndarray:
+def next_frames(checkpoint: Checkpoint, batch: Batch, told: Sequence[str]) -> np.ndarray:
     """Every frame of the horizon generated after real frames alone, a chunk at a time."""
     chunk = checkpoint.manifest.chunk_frames
-    pieces = [continuation(checkpoint, batch, CONTEXT + start, chunk) for start in range(0, HORIZON, chunk)]
+    pieces = [continuation(checkpoint, batch, CONTEXT + start, chunk, told) for start in range(0, HORIZON, chunk)]
     return np.concatenate(pieces, axis=1)[:, :HORIZON]
 
 
 @torch.no_grad()
-def whole_clips(checkpoint: Checkpoint, batch: Batch, length: int) -> np.ndarray:
-    """Clips of a bidirectional teacher from noise, under the real actions."""
+def whole_clips(checkpoint: Checkpoint, batch: Batch, length: int, told: Sequence[str]) -> np.ndarray:
+    """Clips of a bidirectional teacher from noise, under the real actions and captions."""
     latent, k = checkpoint.codec.latent, checkpoint.manifest.shift
     actions, known = torch.from_numpy(batch.arrays["actions"][:, :length]), torch.from_numpy(batch.known[:, :length])
     conditions = clip_conditions(actions, known, checkpoint.codec.temporal_stride)
+    if told:
+        conditions = conditions.told(checkpoint.prompts.embeddings(told), conditions.negative)
     shape = (len(actions), length, latent.channels, latent.height, latent.width)
     x = torch.randn(shape, generator=stream(derive_seed(SEED, "whole clips"), "noise"))
     grid = uniform_grid(WHOLE_CLIP_STEPS, k).tolist()

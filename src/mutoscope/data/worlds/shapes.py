@@ -1,6 +1,6 @@
 """What `shapes` shows: a shape in a colour that moves in a direction; how captions say it, how it looks, and what a picture shows.
 
-A picture is a plain ground with one shape on it or none. Places are cells of CELL pixels; a step moves a shape by one cell.
+A picture is a plain ground with one shape on it or none. Places are cells of CELL pixels; a step moves it by one.
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,7 @@ import numpy as np
 
 from mutoscope.core.errors import DataError
 
-CELL, SHAPE_CELLS = 4, 3
-SHAPE_PIXELS = CELL * SHAPE_CELLS
+CELL = 8
 GROUND = (96, 96, 96)
 COLOURS = {
     "red": (214, 52, 48),
@@ -62,23 +61,20 @@ def told_by(caption: str) -> Told:
 
 def places(height: int, width: int) -> tuple[int, int]:
     """How many rows and columns of places a shape can have in a picture."""
-    if height % CELL or width % CELL or min(height, width) < SHAPE_PIXELS:
-        raise DataError(f"a picture of {width}x{height} is not made of cells of {CELL} pixels, at least {SHAPE_CELLS} each way")
-    return height // CELL - SHAPE_CELLS + 1, width // CELL - SHAPE_CELLS + 1
+    if height % CELL or width % CELL or min(height, width) < CELL:
+        raise DataError(f"a picture of {width}x{height} is not made of cells of {CELL} pixels")
+    return height // CELL, width // CELL
 
 
 def _masks() -> np.ndarray:
-    row, column = np.mgrid[0:SHAPE_PIXELS, 0:SHAPE_PIXELS]
-    centre = (SHAPE_PIXELS - 1) / 2
+    row, column = np.mgrid[0:CELL, 0:CELL]
+    centre = (CELL - 1) / 2
     down, across = row - centre, abs(column - centre)
-    inner = np.maximum(abs(down), across) < centre
-    return np.stack(
-        [np.hypot(down, across) < centre + 0.5, inner, (across <= row / 2) & (row > 0), inner & (np.minimum(abs(down), across) < 2)]
-    )
+    return np.stack([np.hypot(down, across) < 3.6, np.ones_like(row, bool), across <= row / 2, np.minimum(abs(down), across) < 1])
 
 
 MASKS = _masks()
-"""bool `[shape, 12, 12]`."""
+"""bool `[shape, 8, 8]`."""
 
 
 def blank(height: int, width: int) -> np.ndarray:
@@ -87,10 +83,10 @@ def blank(height: int, width: int) -> np.ndarray:
 
 
 def draw(told: Told, place: tuple[int, int], height: int, width: int) -> np.ndarray:
-    """The picture of what is told with the shape's upper left cell at `place` (row, column), uint8 RGB `[H, W, 3]`."""
+    """The picture of what is told with the shape at `place` (row, column), uint8 RGB `[H, W, 3]`."""
     picture = blank(height, width)
     top, left = CELL * place[0], CELL * place[1]
-    picture[top : top + SHAPE_PIXELS, left : left + SHAPE_PIXELS][MASKS[SHAPES.index(told.shape)]] = COLOURS[told.colour]
+    picture[top : top + CELL, left : left + CELL][MASKS[SHAPES.index(told.shape)]] = COLOURS[told.colour]
     return picture
 
 
@@ -107,6 +103,10 @@ class Shown:
     def there(self) -> np.ndarray:
         """Whether there is a shape, bool `[...]`."""
         return self.shape != NOTHING
+
+    def of(self, clip: int | slice) -> "Shown":
+        """What one of several clips shows, or some of the frames."""
+        return Shown(self.shape[clip], self.colour[clip], self.row[clip], self.column[clip])
 
 
 @lru_cache(maxsize=4)
