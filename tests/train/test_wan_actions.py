@@ -25,11 +25,12 @@ from mutoscope.train import loop
 from mutoscope.train.batch import ClipBatch
 from mutoscope.train.chain import Chain, open_chain, train_chain
 from mutoscope.train.config import AutoregressiveStage, BidirectionalStage, MatchingStage, PublishedStage, RunConfig
+from mutoscope.train.pictures import draw_samples
 from prompt_fakes import fake_cache
 from wan_fakes import codec_tensors, wan_tensors
 from wan_runs import CAPTIONS, CLIP_FRAMES, STRIDE, TINY, UPDATE, moving_pictures
 
-BEYOND, FRAMES = 2, 64
+BEYOND, FRAMES, SHOWN = 2, 36, 61
 ONE = replace(UPDATE, updates=1, save_every=1)
 RUN: RunConfig = replace(
     TINY,
@@ -42,14 +43,14 @@ RUN: RunConfig = replace(
 )
 
 
-def record(path: Path, seed: int) -> None:
+def record(path: Path, seed: int, frames: int) -> None:
     """Two episodes with captions and their embeddings; the action of frame k has k in its first place."""
     with DatasetWriter(path, WorldSpec("walk", 32, 48, 16.0, ACTIONS), seed=seed) as writer:
         for episode in range(2):
-            actions = numpy_stream(seed, "actions", episode).integers(0, 2, (FRAMES, ACTIONS.dim)).astype(np.float32)
-            actions[:, 0] = np.arange(FRAMES)
+            actions = numpy_stream(seed, "actions", episode).integers(0, 2, (frames, ACTIONS.dim)).astype(np.float32)
+            actions[:, 0] = np.arange(frames)
             actions[0] = 0
-            writer.add({"frames": moving_pictures(FRAMES, 10 * seed + episode), "actions": actions}, caption=CAPTIONS[episode])
+            writer.add({"frames": moving_pictures(frames, 10 * seed + episode), "actions": actions}, caption=CAPTIONS[episode])
     fake_cache(path / "prompts")
 
 
@@ -61,7 +62,7 @@ def chain_at(root: Path, run: RunConfig = RUN) -> Chain:
 def trained(tmp_path_factory) -> tuple[Path, dict[str, ClipBatch]]:
     """A finished run, and the first clips that every stage read."""
     root, read = tmp_path_factory.mktemp("actions"), dict[str, ClipBatch]()
-    record(root / "data", 0), record(root / "held-out", 1)
+    record(root / "data", 0, FRAMES), record(root / "held-out", 1, SHOWN)
     weights = ForeignWeights(root, "", wan_tensors(), None)
     import_wan(weights, imported_manifest(RUN, RUN.stages[0], 16.0), root / "run" / "wan" / "checkpoint", codec_tensors())
 
@@ -69,8 +70,12 @@ def trained(tmp_path_factory) -> tuple[Path, dict[str, ClipBatch]]:
         read[plan.name] = source.batch(stage.turns(0)[0], 0, 0, 1)
         loop.run_loop(stage, source, plan, workers, sample)
 
+    def draw(chain, stage, *others) -> None:
+        if stage.name == "teacher":  # the students' samples are those of test_wan_chain.py
+            draw_samples(chain, stage, *others)
+
     with pytest.MonkeyPatch.context() as patched:
-        for place, value in (("pictures.ROWS", 1), ("pictures.SAMPLE_STEPS", 1), ("chain.run_loop", look)):
+        for place, value in (("pictures.ROWS", 1), ("pictures.SAMPLE_STEPS", 1), ("chain.run_loop", look), ("chain.draw_samples", draw)):
             patched.setattr(f"mutoscope.train.{place}", value)
         patched.setattr("mutoscope.train.monitor._tensorboard", lambda folder: None)
         train_chain(chain_at(root), (), lambda stage, path: None)
@@ -94,8 +99,8 @@ def test_clips_of_every_length_are_cut_once_from_the_recorded_frames(trained):
     root, _ = trained
     found = {path.parent.name: open_dataset(path.parent) for path in root.glob("run/latents/*/*/manifest.json")}
     assert {name: len(dataset.episodes) for name, dataset in found.items()} == {
-        "clips-of-3": 2 * (FRAMES // 9),
-        "clips-of-5": 2 * (FRAMES // 17),
+        "clips-of-3": 2 * 4,
+        "clips-of-5": 2 * 2,
     }
     assert {episode.caption for episode in found["clips-of-5"].episodes} == set(CAPTIONS)
 
@@ -114,6 +119,6 @@ def test_the_student_is_played_from_its_starts_with_an_action_for_every_pixel_fr
 
 def test_episodes_are_as_long_in_pixel_frames_as_clips_are_in_frames(trained):
     root, _ = trained
-    long = replace(RUN, stages=(*RUN.stages[:3], replace(RUN.stages[3], frames_beyond_clip=14)))
-    with pytest.raises(DataError, match="needs clips of 65 frames, and the longest episode of .*data has 64; record longer ones, or lower"):
+    long = replace(RUN, stages=(*RUN.stages[:3], replace(RUN.stages[3], frames_beyond_clip=8)))
+    with pytest.raises(DataError, match="needs clips of 41 frames, and the longest episode of .*data has 36; record longer ones, or lower"):
         chain_at(root, long)
