@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 pytest.importorskip("diffusers")
 pytest.importorskip("av")
@@ -94,6 +95,14 @@ def test_what_was_trained_from_other_published_weights_is_not_taken_for_finished
     path = "run/bidirectional/checkpoint/manifest.json"
     assert trained_at(spoiled(root, tmp_path / "other", path, recipe_hash="imported:0123456789abcdef"), monkeypatch) == 2
     assert "autoregressive/state/update-00000002 belongs to another configuration of this stage" in capsys.readouterr().err
+
+
+def test_weights_that_were_exchanged_after_the_import_are_refused(root, tmp_path, monkeypatch, capsys):
+    other = spoiled(root, tmp_path / "other", "clips/train/manifest.json")
+    (other / "run" / "matching-2" / "checkpoint" / "manifest.json").unlink()
+    save_file(wan_tensors(1), other / "run" / "bidirectional" / "checkpoint" / "average.safetensors")
+    assert trained_at(other, monkeypatch) == 2
+    assert "the weights in run/bidirectional/checkpoint are not those that were imported" in capsys.readouterr().err
 
 
 def test_clips_prepared_with_another_codec_are_refused(root, tmp_path, monkeypatch, capsys):

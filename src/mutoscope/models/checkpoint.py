@@ -10,6 +10,7 @@ prompts/             (with text) embeddings of the prompts that it learned, and 
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -104,7 +105,7 @@ class Checkpoint:
     codec: LoadedCodec
     starts: Starts | None
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Names these weights in the manifests of their children."""
         return hash_file(self.path / "average.safetensors")[:16]
