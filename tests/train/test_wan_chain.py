@@ -13,7 +13,7 @@ pytest.importorskip("diffusers")
 pytest.importorskip("av")
 
 from mutoscope import cli
-from mutoscope.core.files import read_json, write_json
+from mutoscope.core.files import hash_file, read_json, write_json
 from mutoscope.core.streams import normal, stream
 from mutoscope.data.clips import open_dataset
 from mutoscope.models.checkpoint import Checkpoint, load_checkpoint, read_manifest
@@ -92,8 +92,11 @@ def trained_at(root: Path, monkeypatch) -> int:
 
 
 def test_what_was_trained_from_other_published_weights_is_not_taken_for_finished(root, tmp_path, monkeypatch, capsys):
-    path = "run/bidirectional/checkpoint/manifest.json"
-    assert trained_at(spoiled(root, tmp_path / "other", path, recipe_hash="imported:0123456789abcdef"), monkeypatch) == 2
+    save_file(wan_tensors(1), tmp_path / "average.safetensors")
+    name, published = f"imported:{hash_file(tmp_path / 'average.safetensors')[:16]}", "run/bidirectional/checkpoint"
+    other = spoiled(root, tmp_path / "other", f"{published}/manifest.json", recipe_hash=name)
+    (tmp_path / "average.safetensors").replace(other / published / "average.safetensors")
+    assert trained_at(other, monkeypatch) == 2
     assert "autoregressive/state/update-00000002 belongs to another configuration of this stage" in capsys.readouterr().err
 
 
