@@ -108,6 +108,18 @@ def test_weights_that_were_exchanged_after_the_import_are_refused(root, tmp_path
     assert "the weights in run/bidirectional/checkpoint are not those that were imported" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("recipe", "held_out", "message"),
+    [
+        ("run.json", "clips/train", "clips/train holds latents, and samples are compared with pictures; give held-out clips of pictures"),
+        ("scroll", "clips/held-out", "clips/train holds latents of another codec, and this recipe trains its own; give recorded frames"),
+    ],
+)
+def test_latents_where_pictures_are_needed_are_refused_before_anything_is_trained(root, recipe, held_out, message, capsys):
+    assert cli.main(["train", recipe, "--output", "nowhere", "--data", "clips/train", "--held-out", held_out, "--device", "cpu"]) == 2
+    assert message in capsys.readouterr().err and not (root / "nowhere" / "run.json").exists()
+
+
 def test_clips_prepared_with_another_codec_are_refused(root, tmp_path, monkeypatch, capsys):
     settings = [[name, "0" * 16 if name == "codec" else value] for name, value in open_dataset(root / "clips" / "train").manifest.settings]
     other = spoiled(root, tmp_path / "other", "clips/train/manifest.json", settings=settings)

@@ -287,8 +287,6 @@ def fresh_model(chain: Chain, manifest: CheckpointManifest, inputs: dict[str, Ch
 def train_codec(chain: Chain, stage: CodecStage, plan: LoopPlan) -> None:
     """Stage 0: fresh codec, trained on single frames, then its latent statistics."""
     world, workers = chain.train_data.world, chain.workers
-    if is_prepared(chain.train_data):
-        raise DataError(f"{chain.train_data.path} holds latents of another codec, and this recipe trains its own; give recorded frames")
     config = ConvCodecConfig(world.height, world.width, stage.latent_channels, stage.widths, stage.blocks)
     codec = ConvCodec(config).initialise(stream(chain.run.seed, "codec weights")).to(workers.device)
     seed, frames = derive_seed(chain.run.seed, stage.name), chain.run.frames_read(stage)

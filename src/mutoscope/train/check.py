@@ -21,6 +21,7 @@ def check_data(chain: "Chain") -> None:
     world = chain.train_data.world
     if world != chain.held_out.world:
         raise ConfigError(f"{chain.train_data.path} and {chain.held_out.path} were recorded from different worlds")
+    check_kinds(chain)
     if (world.height, world.width) != (chain.run.data.height, chain.run.data.width) and chain.run.codec != "trained":
         raise DataError(
             f"{chain.train_data.path} has pictures of {world.height}x{world.width}, and the recipe's codec is for "
@@ -38,6 +39,14 @@ def check_data(chain: "Chain") -> None:
                 f"{path} was trained on the world {before.world}, and {chain.train_data.path} is of {world}; "
                 "give another run folder, or the data that it was trained on"
             )
+
+
+def check_kinds(chain: "Chain") -> None:
+    """Latents to learn from are for a codec that is there already, and what is held out can be looked at."""
+    if is_prepared(chain.train_data) and chain.run.codec == "trained":
+        raise DataError(f"{chain.train_data.path} holds latents of another codec, and this recipe trains its own; give recorded frames")
+    if is_prepared(chain.held_out):
+        raise DataError(f"{chain.held_out.path} holds latents, and samples are compared with pictures; give held-out clips of pictures")
 
 
 def check_lengths(chain: "Chain") -> None:
