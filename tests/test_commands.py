@@ -292,7 +292,7 @@ def test_the_real_world_begins_where_the_learned_one_does(untrained, tmp_path):
     options = RecordOptions("scroll", episodes=2, frames_per_episode=30, height=32, width=32, frame_skip=1)
     record_world(lambda: make_world("scroll", height=32, width=32, frame_skip=1), tmp_path / "held-out", options)
     held_out = open_dataset(tmp_path / "held-out")
-    starts = draw_starts(SimpleNamespace(held_out=held_out, run=SimpleNamespace(seed=0)))
+    starts = draw_starts(SimpleNamespace(held_out=held_out, run=SimpleNamespace(seed=0, codec="trained", text="none")))
     path = save(replace(untrained, starts=starts), tmp_path / "a", world=held_out.world)
     learned, real = build_catalogue((str(path),), Loading()).choices
     assert real.starts == learned.starts and len(set(starts.way_frames.tolist())) > 1

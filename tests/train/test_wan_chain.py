@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 pytest.importorskip("diffusers")
 pytest.importorskip("av")
 
 from mutoscope import cli
-from mutoscope.core.files import read_json, write_json
+from mutoscope.core.files import hash_file, read_json, write_json
 from mutoscope.core.streams import normal, stream
 from mutoscope.data.clips import open_dataset
 from mutoscope.models.checkpoint import Checkpoint, load_checkpoint, read_manifest
@@ -91,9 +92,32 @@ def trained_at(root: Path, monkeypatch) -> int:
 
 
 def test_what_was_trained_from_other_published_weights_is_not_taken_for_finished(root, tmp_path, monkeypatch, capsys):
-    path = "run/bidirectional/checkpoint/manifest.json"
-    assert trained_at(spoiled(root, tmp_path / "other", path, recipe_hash="imported:0123456789abcdef"), monkeypatch) == 2
+    save_file(wan_tensors(1), tmp_path / "average.safetensors")
+    name, published = f"imported:{hash_file(tmp_path / 'average.safetensors')[:16]}", "run/bidirectional/checkpoint"
+    other = spoiled(root, tmp_path / "other", f"{published}/manifest.json", recipe_hash=name)
+    (tmp_path / "average.safetensors").replace(other / published / "average.safetensors")
+    assert trained_at(other, monkeypatch) == 2
     assert "autoregressive/state/update-00000002 belongs to another configuration of this stage" in capsys.readouterr().err
+
+
+def test_weights_that_were_exchanged_after_the_import_are_refused(root, tmp_path, monkeypatch, capsys):
+    other = spoiled(root, tmp_path / "other", "clips/train/manifest.json")
+    (other / "run" / "matching-2" / "checkpoint" / "manifest.json").unlink()
+    save_file(wan_tensors(1), other / "run" / "bidirectional" / "checkpoint" / "average.safetensors")
+    assert trained_at(other, monkeypatch) == 2
+    assert "the weights in run/bidirectional/checkpoint are not those that were imported" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("recipe", "held_out", "message"),
+    [
+        ("run.json", "clips/train", "clips/train holds latents, and samples are compared with pictures; give held-out clips of pictures"),
+        ("scroll", "clips/held-out", "clips/train holds latents of another codec, and this recipe trains its own; give recorded frames"),
+    ],
+)
+def test_latents_where_pictures_are_needed_are_refused_before_anything_is_trained(root, recipe, held_out, message, capsys):
+    assert cli.main(["train", recipe, "--output", "nowhere", "--data", "clips/train", "--held-out", held_out, "--device", "cpu"]) == 2
+    assert message in capsys.readouterr().err and not (root / "nowhere" / "run.json").exists()
 
 
 def test_clips_prepared_with_another_codec_are_refused(root, tmp_path, monkeypatch, capsys):

@@ -51,7 +51,7 @@ class Options:
     set: tuple[str, ...] = ()
     """Changes to the recipe, as path=value."""
     score: bool = True
-    """Score each stage's checkpoint when it is finished."""
+    """Score each stage's checkpoint when it is finished. On published weights none is: samples/ shows what a stage makes."""
     device: str = "auto"
     """auto, cpu or cuda."""
     placement: Placement = Placement()
@@ -73,7 +73,7 @@ def run(options: Options) -> int:
     workers.wait()
     chain = open_chain(configuration, folder, *data_paths(options, folder), workers)
     try:
-        train_chain(chain, options.stages, scorer(folder, data_paths(options, folder)[1]) if options.score else lambda stage, path: None)
+        train_chain(chain, options.stages, after_stage(options, configuration, folder))
     except Interrupted as stopped:
         print(f"mutoscope train: {stopped}", file=sys.stderr)
         return INTERRUPTED
@@ -89,6 +89,13 @@ def finished(run: RunConfig, folder: Path, asked: Sequence[str]) -> str:
     head = f"finished: {', '.join(stage.name for stage in trained)}"
     playable = [stage.name for stage in trained if not isinstance(stage, (CodecStage, BidirectionalStage))]
     return f"{head}; play it with: mutoscope play {folder / playable[-1]}" if playable else head
+
+
+def after_stage(options: Options, configuration: RunConfig, folder: Path) -> Callable[[StageConfig, Path], None]:
+    """What is done with a finished stage: it is scored if that was asked for, and takes minutes and not days."""
+    if not options.score or configuration.codec != "trained":
+        return lambda stage, path: None
+    return scorer(folder, data_paths(options, folder)[1])
 
 
 def scorer(folder: Path, held_out: Path) -> Callable[[StageConfig, Path], None]:

@@ -11,6 +11,7 @@ prompts/             (with text) embeddings of the prompts that it learned, and 
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -109,7 +110,7 @@ class Checkpoint:
     starts: Starts | None
     adapter: Adapter | None = None
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Names these weights in the manifests of their children."""
         return hash_file(self.path / "average.safetensors")[:16]

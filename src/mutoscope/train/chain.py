@@ -27,6 +27,7 @@ from mutoscope.data.captions import PROMPTS
 from mutoscope.data.clips import ClipDataset, open_dataset
 from mutoscope.memory.policy import Full
 from mutoscope.models.checkpoint import (
+    IMPORTED,
     Checkpoint,
     CheckpointManifest,
     CodecConfig,
@@ -42,6 +43,7 @@ from mutoscope.models.codec import ConvCodec, ConvCodecConfig, to_model_pixels
 from mutoscope.models.text_cache import open_cache
 from mutoscope.models.transformer import VideoTransformer
 from mutoscope.train.build import build_stage, stage_figures
+from mutoscope.train.check import START_FRAMES, check_data
 from mutoscope.train.config import (
     AverageStage,
     BidirectionalStage,
@@ -55,14 +57,13 @@ from mutoscope.train.config import (
 from mutoscope.train.loop import LoopPlan, run_loop
 from mutoscope.train.manifests import codec_source, recipe_manifest, temporal_stride
 from mutoscope.train.parallel import Workers
-from mutoscope.train.pictures import draw_average, draw_samples, sample_frames
+from mutoscope.train.pictures import draw_average, draw_samples
 from mutoscope.train.prompts import CachedPrompts, NoPrompts, Prompts, gather_prompts, prompts_identity
 from mutoscope.train.published import check_imports, imported_identity, imported_manifest
 from mutoscope.train.sources import CLIPS, ClipSource, encode_clips, encode_dataset, is_prepared
 from mutoscope.train.stages.codec import measure_latents
 
 NUM_STARTS = 8
-START_FRAMES = 4
 
 
 @dataclass
@@ -140,53 +141,6 @@ def note_session(folder: Path) -> None:
     file = folder / "environment.json"
     before = read_json(file)["sessions"] if file.is_file() else []
     write_json(file, {"sessions": [*before, provenance()]})
-
-
-def check_data(chain: Chain) -> None:
-    """Both data sets are of one world, that of the checkpoints already here, with episodes as long as the clips of every stage."""
-    world = chain.train_data.world
-    if world != chain.held_out.world:
-        raise ConfigError(f"{chain.train_data.path} and {chain.held_out.path} were recorded from different worlds")
-    if (world.height, world.width) != (chain.run.data.height, chain.run.data.width) and chain.run.codec != "trained":
-        raise DataError(
-            f"{chain.train_data.path} has pictures of {world.height}x{world.width}, and the recipe's codec is for "
-            f"{chain.run.data.height}x{chain.run.data.width}; prepare clips of that size, or change data.height, "
-            "data.width, codec.height and codec.width"
-        )
-    check_lengths(chain)
-    for stage in chain.run.stages:
-        path = chain.checkpoint_path(stage.name)
-        if not (path / "manifest.json").is_file():
-            continue
-        before = read_manifest(path)
-        if before.world != world and not before.imported:
-            raise CheckpointError(
-                f"{path} was trained on the world {before.world}, and {chain.train_data.path} is of {world}; "
-                "give another run folder, or the data that it was trained on"
-            )
-
-
-def check_lengths(chain: Chain) -> None:
-    """Both data sets have clips of every length that is read; DataError says how long they must be."""
-    run, stride = chain.run, temporal_stride(chain.run)
-    prepared = is_prepared(chain.train_data)
-    longest = run.longest_clip
-    wanted = longest if prepared else pixel_frames(longest, stride)
-    shown = pixel_frames(max(sample_frames(run), START_FRAMES), stride)
-    for dataset, frames in ((chain.train_data, wanted), (chain.held_out, shown)):
-        found = max(episode.num_frames for episode in dataset.episodes)
-        if found < frames:
-            unit, verb = ("latent frames", "prepare") if prepared and dataset is chain.train_data else ("frames", "record")
-            other = _shorter_rollouts(run, longest) if frames == wanted else ""
-            raise DataError(
-                f"this run needs clips of {frames} {unit}, and the longest episode of {dataset.path} has {found}; {verb} longer ones{other}"
-            )
-
-
-def _shorter_rollouts(run: RunConfig, frames: int) -> str:
-    """The other way out where it is matching's long rollouts that need so many frames."""
-    names = ", ".join(stage.name for stage in run.stages if run.frames_read(stage) == frames > run.clip_frames)
-    return f", or lower frames_beyond_clip of {names}" if names else ""
 
 
 def run_readme(run: RunConfig) -> str:
@@ -314,6 +268,8 @@ def load_parent(chain: Chain, name: str) -> Checkpoint:
             f"{path} was made by another configuration of stage '{name}', or from other training data; "
             "train it again or give another run folder"
         )
+    if checkpoint.manifest.imported and checkpoint.manifest.recipe_hash != f"{IMPORTED}{checkpoint.hash}":
+        raise CheckpointError(f"the weights in {path} are not those that were imported; delete it and import them again")
     if checkpoint.manifest.codec_hash != codec_hash(chain):
         raise CheckpointError(f"{path} was trained with another codec than the one in this run; train it again")
     return checkpoint
@@ -331,8 +287,6 @@ def fresh_model(chain: Chain, manifest: CheckpointManifest, inputs: dict[str, Ch
 def train_codec(chain: Chain, stage: CodecStage, plan: LoopPlan) -> None:
     """Stage 0: fresh codec, trained on single frames, then its latent statistics."""
     world, workers = chain.train_data.world, chain.workers
-    if is_prepared(chain.train_data):
-        raise DataError(f"{chain.train_data.path} holds latents of another codec, and this recipe trains its own; give recorded frames")
     config = ConvCodecConfig(world.height, world.width, stage.latent_channels, stage.widths, stage.blocks)
     codec = ConvCodec(config).initialise(stream(chain.run.seed, "codec weights")).to(workers.device)
     seed, frames = derive_seed(chain.run.seed, stage.name), chain.run.frames_read(stage)
