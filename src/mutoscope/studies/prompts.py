@@ -39,7 +39,7 @@ MEASURES = {
     "colour": "frames of the right colour",
     "shape": "frames of the right shape",
     "direction": "steps in the right direction",
-    "shown": "frames with a shape",
+    "shown": "frames with shapes",
 }
 GROUPS = {"seen": "combinations of training", "unseen": "combinations never shown"}
 SHEET_ROWS = 3
