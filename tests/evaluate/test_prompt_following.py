@@ -9,13 +9,13 @@ from mutoscope.data.worlds.shape_world import ShapeWorld
 from mutoscope.data.worlds.shapes import COLOURS, DIRECTIONS, EVERYTHING, SHAPES, Told, blank, detect, draw
 from mutoscope.evaluate.metrics.prompt_following import CHANCE, PromptScores, prompt_scores
 
-TOLD = Told("square", "blue", "right")
+TOLD = Told("squares", "blue", "right")
 
 
 def walk(told: Told) -> list[np.ndarray]:
-    """An appearance of four frames in the middle of the picture, which moves as its caption says."""
+    """An appearance of four frames, which moves as its caption says."""
     down, across = DIRECTIONS[told.direction]
-    return [draw(told, (3 + k * down, 3 + k * across), 56, 56) for k in range(4)]
+    return [draw(told, (1 + k * down, 1 + k * across), 24, 24) for k in range(4)]
 
 
 def scored(*parts: list[np.ndarray], told: Told = TOLD) -> PromptScores:
@@ -23,11 +23,11 @@ def scored(*parts: list[np.ndarray], told: Told = TOLD) -> PromptScores:
     return prompt_scores(detect(clip[None]), [told])
 
 
-PAUSE = [blank(56, 56)] * 2
+PAUSE = [blank(24, 24)] * 2
 
 
 def test_the_world_itself_is_right_in_everything():
-    world = ShapeWorld(height=32, width=32)
+    world = ShapeWorld(height=24, width=24)
     clips = []
     for index, told in enumerate(EVERYTHING[::7]):
         first, _ = world.reset(seed=index, options={"caption": told.caption})
@@ -45,7 +45,7 @@ def test_the_world_itself_is_right_in_everything():
     [
         (TOLD, (1.0, 1.0, 1.0, 1.0)),
         (replace(TOLD, colour="green"), (0.0, 1.0, 1.0, 0.0)),
-        (replace(TOLD, shape="disc"), (1.0, 0.0, 1.0, 0.0)),
+        (replace(TOLD, shape="discs"), (1.0, 0.0, 1.0, 0.0)),
         (replace(TOLD, direction="down"), (1.0, 1.0, 0.0, 0.0)),
     ],
 )

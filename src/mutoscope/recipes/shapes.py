@@ -25,8 +25,8 @@ def shapes() -> RunConfig:
     """Frame-wise; prompts of at most eight tokens from the small sentence encoder."""
     return RunConfig(
         name="shapes",
-        data=DataConfig("shapes", 32, 32, frame_skip=1, episodes=480, frames_per_episode=33, held_out_episodes=24),
-        model=ModelConfig(dim=64, ffn_dim=256, num_heads=2, num_layers=4, text_dim=384),
+        data=DataConfig("shapes", 24, 24, frame_skip=1, episodes=480, frames_per_episode=33, held_out_episodes=24),
+        model=ModelConfig(dim=64, ffn_dim=256, num_heads=2, num_layers=4, patch=2, text_dim=384),
         memory=Window(WINDOW),
         chunk_frames=1,
         clip_frames=9,
@@ -42,8 +42,8 @@ def shapes_smoke() -> RunConfig:
     return replace(
         base,
         name="shapes-smoke",
-        data=DataConfig("shapes", 32, 32, frame_skip=1, episodes=4, frames_per_episode=17, held_out_episodes=2),
-        model=ModelConfig(dim=24, ffn_dim=32, num_heads=1, num_layers=1, freq_dim=16, text_dim=384),
+        data=DataConfig("shapes", 24, 24, frame_skip=1, episodes=4, frames_per_episode=17, held_out_episodes=2),
+        model=ModelConfig(dim=24, ffn_dim=32, num_heads=1, num_layers=1, patch=2, freq_dim=16, text_dim=384),
         clip_frames=7,
         stages=tuple(replace(stage, update=update) for stage in _stages()),
     )
@@ -52,10 +52,10 @@ def shapes_smoke() -> RunConfig:
 def _stages() -> tuple[CodecStage | BidirectionalStage | AutoregressiveStage | ConsistencyStage | MatchingStage, ...]:
     matching = UpdateConfig(80, 8, 1e-4, average=0.95, save_every=40)
     return (
-        CodecStage("codec", UpdateConfig(400, 32, 1e-3, clip_norm=0.3, average=0.99), latent_channels=8, widths=(16, 24, 32), blocks=1),
-        BidirectionalStage("bidirectional", UpdateConfig(800, 8, 1e-3, average=0.99, save_every=400)),
-        AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(900, 8, 1e-3, average=0.99, save_every=300), weight="none"),
-        ConsistencyStage("consistency", "autoregressive", UpdateConfig(250, 8, 2e-4, average=0.99, save_every=125), guidance=1.5),
+        CodecStage("codec", UpdateConfig(500, 32, 1e-3, clip_norm=0.3, average=0.99), latent_channels=6, widths=(24, 32), blocks=1),
+        BidirectionalStage("bidirectional", UpdateConfig(600, 8, 1e-3, average=0.99, save_every=200)),
+        AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(600, 8, 1e-3, average=0.99, save_every=200), weight="none"),
+        ConsistencyStage("consistency", "autoregressive", UpdateConfig(200, 8, 2e-4, average=0.99, save_every=100), guidance=1.5),
         *(
             MatchingStage(
                 f"matching-{steps}",

@@ -25,7 +25,7 @@ from mutoscope.evaluate.metrics.prompt_following import CHANCE, PromptScores, pr
 from mutoscope.evaluate.tables import cell, table
 from mutoscope.media.sheet import contact_sheet, write_png
 from mutoscope.models.checkpoint import Checkpoint
-from mutoscope.models.codec import to_frames
+from mutoscope.models.codec import to_frames, to_model_pixels
 from mutoscope.models.conditions import clip_conditions
 from mutoscope.models.denoise import bidirectional
 from mutoscope.noise.schedule import uniform_grid
@@ -33,13 +33,13 @@ from mutoscope.objectives.guidance import guide
 from mutoscope.rollout.generate import generate
 from mutoscope.studies.recall import BOOTSTRAP_REPEATS, Candidate, common_world
 
-REAL, OTHER = "the world itself", "the same pictures, other prompts"
+REAL, CODED, OTHER = "the world itself", "the world itself, through the codec", "the same pictures, other prompts"
 MEASURES = {
     "appearances": "appearances right in everything",
     "colour": "frames of the right colour",
     "shape": "frames of the right shape",
     "direction": "steps in the right direction",
-    "shown": "frames with a shape",
+    "shown": "frames with shapes",
 }
 GROUPS = {"seen": "combinations of training", "unseen": "combinations never shown"}
 SHEET_ROWS = 3
@@ -66,6 +66,7 @@ def study(candidates: Sequence[Candidate], options: PromptOptions, output: Path)
     prompts, spec = options.prompts(), common_world(candidates)
     world = ShapeWorld(height=spec.height, width=spec.width)
     clips = {REAL: {group: real_clips(world, told, options) for group, told in prompts.items()}}
+    clips[CODED] = {group: coded(candidates[0].checkpoint, real) for group, real in clips[REAL].items()}
     with Progress(len(candidates), "following prompts") as bar:
         for candidate in candidates:
             clips[candidate.label] = {group: made_clips(candidate, told, options) for group, told in prompts.items()}
@@ -106,6 +107,13 @@ def real_clips(world: ShapeWorld, told: Sequence[Told], options: PromptOptions) 
     return np.stack(clips)
 
 
+@torch.no_grad()
+def coded(checkpoint: Checkpoint, clips: np.ndarray) -> np.ndarray:
+    """Clips through a checkpoint's codec: the best that any of its models can show."""
+    pixels = torch.from_numpy(clips).to(next(checkpoint.model.parameters()).device)
+    return to_frames(checkpoint.codec.decode(checkpoint.codec.encode(to_model_pixels(pixels)))).cpu().numpy()
+
+
 def made_clips(candidate: Candidate, told: Sequence[Told], options: PromptOptions) -> np.ndarray:
     """What a checkpoint shows after the pause, uint8 `[clip, n, H, W, 3]`; a bidirectional teacher makes whole clips from noise."""
     checkpoint, captions = candidate.checkpoint, [one.caption for one in told]
@@ -127,10 +135,12 @@ def made_clips(candidate: Candidate, told: Sequence[Told], options: PromptOption
 def whole_clips(candidate: Candidate, captions: Sequence[str], seed: int) -> np.ndarray:
     """Clips of a bidirectional teacher with guidance, uint8 `[clip, clip_frames, H, W, 3]`."""
     checkpoint, config, length = candidate.checkpoint, candidate.config, candidate.checkpoint.manifest.clip_frames
-    model, latent = checkpoint.model, checkpoint.codec.latent
-    x = torch.randn(len(captions), length, latent.channels, latent.height, latent.width, generator=stream(seed, "whole prompted clips"))
-    text, negative = (model.read_text(item.expand(len(captions), -1, -1)) for item in checkpoint.told(captions))
-    nothing = clip_conditions(torch.zeros(len(captions), length, 0), torch.ones(len(captions), length, dtype=torch.bool), 1)
+    model, latent, rows = checkpoint.model, checkpoint.codec.latent, len(captions)
+    device = next(model.parameters()).device
+    shape = (rows, length, latent.channels, latent.height, latent.width)
+    x = torch.randn(shape, generator=stream(seed, "whole prompted clips")).to(device)
+    text, negative = (model.read_text(item.to(device).expand(rows, -1, -1)) for item in checkpoint.told(captions))
+    nothing = clip_conditions(torch.zeros(rows, length, 0, device=device), torch.ones(rows, length, dtype=torch.bool, device=device), 1)
     told = nothing.told(text, negative)
     grid = uniform_grid(config.steps, checkpoint.manifest.shift).tolist()
     for now, after in zip(grid[:-1], grid[1:], strict=True):
@@ -139,7 +149,7 @@ def whole_clips(candidate: Candidate, captions: Sequence[str], seed: int) -> np.
         if config.guidance != 1.0:
             velocity = guide(velocity, bidirectional(model, x, sigma, told.null((length,))), config.guidance)
         x = x - (now - after) * velocity
-    return to_frames(checkpoint.codec.decode(x)).numpy()
+    return to_frames(checkpoint.codec.decode(x)).cpu().numpy()
 
 
 def score_rows(label: str, groups: dict[str, np.ndarray], prompts: dict[str, list[Told]]) -> list[dict]:
@@ -148,7 +158,7 @@ def score_rows(label: str, groups: dict[str, np.ndarray], prompts: dict[str, lis
     for group, clips in groups.items():
         shown, told = detect(clips), prompts[group]
         for which, asked in ((label, told), (f"{label}: {OTHER}", shuffled(told))):
-            if which != f"{REAL}: {OTHER}":
+            if label not in (REAL, CODED) or asked is told:
                 rows.append({"label": which, "group": group, **summary(prompt_scores(shown, asked))})
     return rows
 

@@ -6,7 +6,7 @@ import numpy as np
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.streams import numpy_stream
 from mutoscope.core.world import NO_ACTIONS, WorldSpec
-from mutoscope.data.worlds.shapes import DIRECTIONS, SEEN, Told, blank, draw, places, told_by
+from mutoscope.data.worlds.shapes import DIRECTIONS, PLACES, SEEN, Told, blank, check_size, draw, told_by
 
 PAUSE_FRAMES, SHOWN_FRAMES = 4, 4
 PERIOD = PAUSE_FRAMES + SHOWN_FRAMES
@@ -14,18 +14,19 @@ STEPS_PER_SECOND = 8.0
 
 
 class ShapeWorld(gymnasium.Env[np.ndarray, np.ndarray]):
-    """Again and again: the ground alone for PAUSE_FRAMES, then the shape for SHOWN_FRAMES, which moves by a cell per frame.
+    """Again and again: the ground alone for PAUSE_FRAMES, then the shapes for SHOWN_FRAMES, which move by a step per frame.
 
-    It appears somewhere else every time, where the steps that it will make leave it in view. After a pause as long as a model's memory
-    nothing but the words says what comes. `reset` draws what is told from the combinations that may be recorded, or takes the caption in
-    its options; `tell` changes it, and what appears next is what was told last. `info` holds "caption".
+    They begin in another place every time. After a pause as long as a model's memory nothing but the words says what comes. `reset` draws
+    what is told from the combinations that may be recorded, or takes the caption in its options; `tell` changes it, and what appears next
+    is what was told last. `info` holds "caption".
     """
 
     metadata = {"render_modes": ["rgb_array"]}
 
     def __init__(self, *, height: int, width: int, frame_skip: int = 1, name: str = "shapes") -> None:
-        if min(places(height, width)) < SHOWN_FRAMES or frame_skip != 1:
-            raise ConfigError(f"{name} needs a picture in which a shape can make {SHOWN_FRAMES - 1} steps, and a frame skip of 1")
+        check_size(height, width)
+        if frame_skip != 1:
+            raise ConfigError(f"{name} needs a frame skip of 1, got {frame_skip}")
         self.world = WorldSpec(name, height, width, STEPS_PER_SECOND, NO_ACTIONS)
         self.observation_space = gymnasium.spaces.Box(0, 255, (height, width, 3), np.uint8)
         self.action_space = gymnasium.spaces.Box(0.0, 1.0, (0,), np.float32)
@@ -61,12 +62,9 @@ class ShapeWorld(gymnasium.Env[np.ndarray, np.ndarray]):
         return draw(self.shown, self._place(self.shown, number, phase - PAUSE_FRAMES), self.world.height, self.world.width)
 
     def _place(self, told: Told, number: int, step: int) -> tuple[int, int]:
-        """Row and column of appearance `number` after `step` steps."""
-        generator, moves = numpy_stream(self.seed, "shape place", number), DIRECTIONS[told.direction]
-        way = SHOWN_FRAMES - 1
-        rooms = [count - way * abs(move) for count, move in zip(places(self.world.height, self.world.width), moves, strict=True)]
-        first = [int(generator.integers(room)) + (way if move < 0 else 0) for room, move in zip(rooms, moves, strict=True)]
-        return first[0] + step * moves[0], first[1] + step * moves[1]
+        """Where the wallpaper of appearance `number` stands after `step` steps."""
+        first, (down, across) = numpy_stream(self.seed, "shape place", number).integers(PLACES, size=2), DIRECTIONS[told.direction]
+        return int(first[0] + step * down) % PLACES, int(first[1] + step * across) % PLACES
 
     def _info(self) -> dict:
         return {"caption": self.told.caption}

@@ -1,6 +1,7 @@
-"""What `shapes` shows: a shape in a colour that moves in a direction; how captions say it, how it looks, and what a picture shows.
+"""What `shapes` shows: a wallpaper of one shape in one colour that moves; how captions say it, how it looks, what a picture shows.
 
-A picture is a plain ground with one shape on it or none. Places are cells of CELL pixels; a step moves it by one.
+A picture is the plain ground, or the ground with the shape in every cell of CELL pixels. The wallpaper stands in one of PLACES x PLACES
+places, STEP pixels apart, after which it repeats itself; a step moves it by one of them.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ import numpy as np
 
 from mutoscope.core.errors import DataError
 
-CELL = 8
+CELL, STEP = 8, 2
+PLACES = CELL // STEP
 GROUND = (96, 96, 96)
 COLOURS = {
     "red": (214, 52, 48),
@@ -22,7 +24,7 @@ COLOURS = {
     "white": (240, 240, 240),
 }
 DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
-SHAPES = ("disc", "square", "triangle", "cross")
+SHAPES = ("discs", "squares", "triangles", "crosses")
 NOTHING = -1
 
 
@@ -36,8 +38,8 @@ class Told:
 
     @property
     def caption(self) -> str:
-        """In words: `a red disc moves left`."""
-        return f"a {self.colour} {self.shape} moves {self.direction}"
+        """In words: `red discs move left`."""
+        return f"{self.colour} {self.shape} move {self.direction}"
 
 
 EVERYTHING = tuple(Told(*words) for words in product(SHAPES, COLOURS, DIRECTIONS))
@@ -59,18 +61,19 @@ def told_by(caption: str) -> Told:
     return BY_CAPTION[caption]
 
 
-def places(height: int, width: int) -> tuple[int, int]:
-    """How many rows and columns of places a shape can have in a picture."""
+def check_size(height: int, width: int) -> None:
+    """A DataError unless a picture is made of whole cells."""
     if height % CELL or width % CELL or min(height, width) < CELL:
         raise DataError(f"a picture of {width}x{height} is not made of cells of {CELL} pixels")
-    return height // CELL, width // CELL
 
 
 def _masks() -> np.ndarray:
     row, column = np.mgrid[0:CELL, 0:CELL]
     centre = (CELL - 1) / 2
-    down, across = row - centre, abs(column - centre)
-    return np.stack([np.hypot(down, across) < 3.6, np.ones_like(row, bool), across <= row / 2, np.minimum(abs(down), across) < 1])
+    down, across = abs(row - centre), abs(column - centre)
+    return np.stack(
+        [np.hypot(down, across) < 3.6, np.maximum(down, across) < 2, (across <= row / 2) & (row > 0), np.minimum(down, across) < 1]
+    )
 
 
 MASKS = _masks()
@@ -83,11 +86,10 @@ def blank(height: int, width: int) -> np.ndarray:
 
 
 def draw(told: Told, place: tuple[int, int], height: int, width: int) -> np.ndarray:
-    """The picture of what is told with the shape at `place` (row, column), uint8 RGB `[H, W, 3]`."""
-    picture = blank(height, width)
-    top, left = CELL * place[0], CELL * place[1]
-    picture[top : top + CELL, left : left + CELL][MASKS[SHAPES.index(told.shape)]] = COLOURS[told.colour]
-    return picture
+    """The picture of what is told with the wallpaper at `place` (row, column), uint8 RGB `[H, W, 3]`."""
+    mask = np.roll(MASKS[SHAPES.index(told.shape)], (STEP * place[0], STEP * place[1]), axis=(0, 1))
+    colours = np.array([GROUND, COLOURS[told.colour]], np.uint8)
+    return colours[np.tile(mask, (height // CELL, width // CELL)).astype(int)]
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,8 @@ class Shown:
 @lru_cache(maxsize=4)
 def _templates(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """All pictures that can be, less the ground, float32 `[N, H W 3]`, and what they show `[N, 4]`; the ground itself comes last."""
-    rows, columns = places(height, width)
-    kinds = list(product(range(len(SHAPES)), range(len(COLOURS)), range(rows), range(columns)))
+    check_size(height, width)
+    kinds = list(product(range(len(SHAPES)), range(len(COLOURS)), range(PLACES), range(PLACES)))
     colours = list(COLOURS)
     drawn = [draw(Told(SHAPES[shape], colours[colour], "left"), (row, column), height, width) for shape, colour, row, column in kinds]
     pictures = np.stack([*drawn, blank(height, width)]).astype(np.float32) - np.array(GROUND, np.float32)

@@ -1,6 +1,6 @@
 """Does a picture show what the prompt says? Exact, in a world of shapes that is told in words what to show (data.worlds.shapes).
 
-An appearance is a run of frames with a shape in them. Colour and shape are judged per frame, the direction per pair of neighbouring
+An appearance is a run of frames with shapes in them. Colour and shape are judged per frame, the direction per pair of neighbouring
 frames of an appearance; an appearance is right if all of that is right in all of its frames.
 """
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mutoscope.data.worlds.shapes import COLOURS, DIRECTIONS, EVERYTHING, SHAPES, Shown, Told
+from mutoscope.data.worlds.shapes import COLOURS, DIRECTIONS, EVERYTHING, PLACES, SHAPES, Shown, Told
 
 CHANCE = {"colour": 1 / len(COLOURS), "shape": 1 / len(SHAPES), "direction": 1 / len(DIRECTIONS), "appearances": 1 / len(EVERYTHING)}
 """What someone reaches who shows one kind of appearance and has not read the prompt, over prompts that are all equally likely."""
@@ -18,7 +18,7 @@ FULL_FRAMES = 2
 
 @dataclass(frozen=True)
 class PromptScores:
-    """Per clip, float `[clip]`: shares of frames, steps and appearances that are right, NaN where there are none; of frames with a shape.
+    """Per clip, float `[clip]`: shares of frames, steps and appearances that are right, NaN where there are none; of frames with shapes.
 
     An appearance counts from FULL_FRAMES frames on: what is cut off by the end of the clip moves nowhere.
     """
@@ -40,7 +40,7 @@ def _clip(shown: Shown, told: Told) -> tuple[float, ...]:
     there, step = shown.there, DIRECTIONS[told.direction]
     right_shape, right_colour = shown.shape == SHAPES.index(told.shape), shown.colour == tuple(COLOURS).index(told.colour)
     both = there[1:] & there[:-1]
-    right_step = (np.diff(shown.row) == step[0]) & (np.diff(shown.column) == step[1])
+    right_step = ((np.diff(shown.row) - step[0]) % PLACES == 0) & ((np.diff(shown.column) - step[1]) % PLACES == 0)
     judged = [
         bool((right_shape & right_colour)[first:stop].all() and right_step[first : stop - 1].all())
         for first, stop in _runs(there)
