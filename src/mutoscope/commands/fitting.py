@@ -108,7 +108,7 @@ def fit_training(run: RunConfig, stage: LearningStage, device: Device, shares: S
     start = Training(run, stage, config, Settings(stage.update.batch_size // stage.update.accumulate, text=options.text_tokens))
     taken = start.footprint
     parts: dict[str, float] = {**dict(taken.resident), taken.worst[0]: taken.worst[1]}
-    cost = Cost(taken.peak, start.seconds(device, shares.training))
+    cost = start.cost(device, shares.training)
     steps = fit_stage(start, device, shares.training, options.gpus)
     return Fit(stage.name, "update", device, parts, taken.worst[0], cost, told(cost, steps))
 
