@@ -35,6 +35,12 @@ class Training:
         moving = taken.moved / min(device.link, HOST_BANDWIDTH) + taken.sent / device.network
         return Cost(taken.peak, taken.flops / (device.flops * share) + moving)
 
+    @property
+    def words(self) -> str:
+        """What of it the options change most, for people."""
+        clips = self.settings.micro_clips
+        return f"{clips} clip{'s' * (clips > 1)} of {self.run.clip_frames} frames at a time"
+
     def under(self, settings: Settings) -> "Training":
         """The same stage under other settings."""
         return replace(self, settings=settings)
