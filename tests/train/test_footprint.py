@@ -119,7 +119,7 @@ def test_what_waits_broken_twin():
 def waiting_alone(made: Made, turn: str) -> int:
     """The most that waits over all ways in which clips may be cut."""
     learner = "student" if turn == "model" and isinstance(made.stage, MatchingStage) else turn
-    ways = turns_of(made.run, made.stage, made.config, made.settings)
+    ways = turns_of(made.run, made.stage, made.config, made.settings.cut)
     return max(taught_bytes(turn.taught, made.settings, 0) for turns in ways for turn in turns if turn.learner == learner)
 
 

@@ -108,7 +108,7 @@ def fit_training(run: RunConfig, stage: LearningStage, device: Device, shares: S
     start = Training(run, stage, config, Settings(stage.update.batch_size // stage.update.accumulate, text=options.text_tokens))
     taken = start.footprint
     parts: dict[str, float] = {**dict(taken.resident), taken.worst[0]: taken.worst[1]}
-    cost = Cost(taken.peak, start.seconds(device, shares.training))
+    cost = start.cost(device, shares.training)
     steps = fit_stage(start, device, shares.training, options.gpus)
     return Fit(stage.name, "update", device, parts, taken.worst[0], cost, told(cost, steps))
 
@@ -130,7 +130,8 @@ def told(start: Cost, steps: Sequence[Step[Any]]) -> tuple[dict[str, Any], ...]:
     for step in steps:
         saved, longer = before.bytes - step.cost.bytes, step.cost.seconds / before.seconds - 1
         option = {"option": step.option.name, "price": step.option.price, "ready": step.option.ready}
-        rows.append({**option, "saves": saved, "longer": longer, "bytes": step.cost.bytes, "seconds": step.cost.seconds})
+        after = {"bytes": step.cost.bytes, "seconds": step.cost.seconds, "words": step.state.words}
+        rows.append({**option, "saves": saved, "longer": longer, **after})
         before = step.cost
     return tuple(rows)
 
@@ -186,7 +187,8 @@ def report(found: Sequence[Fit], run: RunConfig, human: Callable[[float], str], 
             change = {"time": f"{step['longer']:+.0%} time", "result": "another result", "devices": "more devices"}[step["price"]]
             lines.append(f"  - {step['option']}{mark}: -{human(step['saves'])}, {change} -> {human(step['bytes'])}")
         verdict = "fits" if fit.fits else "DOES NOT FIT"
-        lines.append(f"  {verdict}: {human(fit.end.bytes)}, {seconds(fit.end.seconds)} per {fit.unit}")
+        words = f", {fit.steps[-1]['words']}" if fit.steps else ""
+        lines.append(f"  {verdict}: {human(fit.end.bytes)}, {seconds(fit.end.seconds)} per {fit.unit}{words}")
     return "\n".join([*lines, "", "(proposed): modelled here, and not yet an option of this package.", *notes(run)])
 
 

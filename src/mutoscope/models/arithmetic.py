@@ -6,6 +6,7 @@ Learned memories beside the cache are in the parameters and in nothing else here
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from mutoscope.memory.ledger import ChunkSources
@@ -134,6 +135,7 @@ class Parameters:
     matrix_sides: int
 
 
+@lru_cache(maxsize=64)
 def parameters(config: TransformerConfig) -> Parameters:
     """Of models.transformer.VideoTransformer, module by module."""
     dim, cells = config.dim, config.latent.channels * config.patch**2
@@ -172,6 +174,7 @@ class Flops:
         return self.inputs + self.weights
 
 
+@lru_cache(maxsize=4096)
 def flops(going: Going) -> Flops:
     """Matrix products and attention, as torch counts them."""
     config, dim = going.config, going.config.dim

@@ -87,6 +87,11 @@ class Playing:
             "codec": self.rows * self.decoders[0].bytes,
         }
 
+    @property
+    def words(self) -> str:
+        """What of it the options change most, for people."""
+        return f"weights of {8 * self.weight_bytes} bit, memory of {8 * self.cache_bytes}, {self.decoders[0].name}"
+
     def _going(self, serves: str) -> Going:
         slots = self.config.cache(self.policy, self.chunk, self.rows).slots
         return Going(self.config, self.rows, self.chunk, Reach(self.chunk * slots), self.text, "cache" if serves == "cache" else "velocity")

@@ -22,7 +22,7 @@ from mutoscope.models.arithmetic import (
 )
 from mutoscope.models.transformer import TransformerConfig
 from mutoscope.train.config import LearningStage, OdeStage, RunConfig
-from mutoscope.train.passes import Turn, cast_of, turns_of
+from mutoscope.train.passes import Cut, Turn, cast_of, turns_of
 
 WEIGHT = GRADIENT = AVERAGE = 4  # float32 masters (in bfloat16 these updates vanish)
 ADAM = 8  # two moments
@@ -58,6 +58,11 @@ class Settings:
     frozen_bytes: int = 4
     cache_bytes: int = 4
     text: int = 0
+
+    @property
+    def cut(self) -> Cut:
+        """What of them decides about a stage's passes."""
+        return Cut(self.micro_clips, self.attention, self.text)
 
     def __post_init__(self) -> None:
         if self.micro_clips < 1 or self.processes < 1 or min(self.adapters, self.text) < 0:
@@ -97,7 +102,7 @@ class Footprint:
 def stage_footprint(run: RunConfig, stage: LearningStage, config: TransformerConfig, settings: Settings) -> Footprint:
     """Of a stage that trains a transformer of `config`."""
     cast_of(stage)
-    chains = turns_of(run, stage, config, settings)
+    chains = turns_of(run, stage, config, settings.cut)
     resident, host = _resident(run, stage, config, settings)
     moments: dict[str, int] = {}
     for turns in chains:

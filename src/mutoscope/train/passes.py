@@ -1,10 +1,11 @@
 """Which passes an update of each stage makes: with gradient, without, and in rollouts. What train.stages does, as a list."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import Literal
 
 from mutoscope.core.errors import ConfigError
 from mutoscope.memory.ledger import ChunkSources, chunk_lengths, layout
@@ -22,9 +23,6 @@ from mutoscope.train.config import (
     StageConfig,
 )
 from mutoscope.train.stages.clips import context_choices
-
-if TYPE_CHECKING:
-    from mutoscope.train.footprint import Settings
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,15 @@ def cast_of(stage: LearningStage) -> Cast:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """What of a stage's settings decides about its passes: clips of a micro-batch, how chunks attend, and tokens of a prompt."""
+
+    clips: int
+    attention: Literal["gathered", "masked"]
+    text: int
+
+
+@dataclass(frozen=True)
 class Turn:
     """A learner's turn in an update, for one micro-batch.
 
@@ -73,9 +80,10 @@ class Turn:
     cached: int = 0
 
 
-def turns_of(run: RunConfig, stage: LearningStage, config: TransformerConfig, settings: "Settings") -> tuple[tuple[Turn, ...], ...]:
+@lru_cache(maxsize=64)
+def turns_of(run: RunConfig, stage: LearningStage, config: TransformerConfig, cut: Cut) -> tuple[tuple[Turn, ...], ...]:
     """An update's turns, once for each way in which its clips may be cut into chunks; all of them are equally likely."""
-    clip = _Clip(run, stage, config, settings)
+    clip = _Clip(run, stage, config, cut)
     if isinstance(stage, BidirectionalStage):
         return ((Turn("model", 1, (clip.whole(),)),),)
     if isinstance(stage, MatchingStage):
@@ -100,7 +108,7 @@ def _teacher_forced(stage: LearningStage, clip: "_Clip", lengths: tuple[int, ...
 def _matching(stage: MatchingStage, clip: "_Clip", lengths: tuple[int, ...], context: int) -> tuple[Turn, ...]:
     """The critic on the student's clips, and every few updates the student: its rollout, its replay, two scores and the critic's."""
     whole, (clean, noisy) = clip.whole(), clip.halves(lengths)
-    streamed, cached = tuple(clip.rollout(stage, lengths, context)), clip.cached()
+    streamed, cached = clip.rollout(stage, lengths, context), clip.cached()
     critic = Turn("critic", 1, (whole,), streamed=streamed if stage.rollouts == "own" else (), cached=cached)
     moves = 1 / stage.student_every
     return critic, Turn("student", moves, (noisy,), (clean, replace(whole, passes=3)), streamed, clean, cached)
@@ -113,7 +121,7 @@ class _Clip:
     run: RunConfig
     stage: LearningStage
     config: TransformerConfig
-    settings: "Settings"
+    cut: Cut
 
     @property
     def frames(self) -> int:
@@ -122,7 +130,7 @@ class _Clip:
 
     def going(self, frames: int, reach: Reach) -> Going:
         """A pass over the clips of a micro-batch."""
-        return Going(self.config, self.settings.micro_clips, frames, reach, self.settings.text)
+        return Going(self.config, self.cut.clips, frames, reach, self.cut.text)
 
     def whole(self) -> Going:
         """A clip at once."""
@@ -141,24 +149,27 @@ class _Clip:
     def halves(self, lengths: tuple[int, ...]) -> tuple[Going, Going]:
         """The clean half, and the noisy half's last chunks that fit into a clip."""
         first = next(start for start in accumulate(lengths, initial=0) if start >= self.frames - self.run.clip_frames)
-        reaches = [_reach(self.memory, lengths, start, self.config.grid.tokens, self.settings.attention) for start in (0, first)]
+        reaches = [_reach(self.memory, lengths, start, self.config.grid.tokens, self.cut.attention) for start in (0, first)]
         return replace(self.going(self.frames, reaches[0]), serves="memory"), self.going(self.frames - first, reaches[1])
 
     def cached(self) -> int:
         """Numbers in the cache of a rollout."""
-        spec = self.config.cache(self.run.memory_of(self.stage), self.run.chunk_frames, self.settings.micro_clips)
+        spec = self.config.cache(self.run.memory_of(self.stage), self.run.chunk_frames, self.cut.clips)
         return sum(part.bytes() for part in spec.parts) // 4
 
-    def rollout(self, stage: MatchingStage, lengths: tuple[int, ...], context: int) -> Iterator[Going]:
-        """Every chunk's denoising passes, as many as an exit step asks for on average, and its commit; the last chunk has none."""
+    def rollout(self, stage: MatchingStage, lengths: tuple[int, ...], context: int) -> tuple[Going, ...]:
+        """Every chunk's denoising passes, as many as an exit step asks for on average, and its commit; the last chunk has none. Like passes
+        are one."""
         steps = {True: (stage.first_chunk_steps + 1) / 2, False: (stage.student_steps + 1) / 2}
+        counts: dict[Going, float] = defaultdict(float)
         for index, chunk in enumerate(_sources(self.memory, lengths)):
             length, reads = chunk.chunk.length, reads_of(chunk)
             passed = self.going(length, Reach(length * reads))
             if index >= context:
-                yield replace(passed, passes=steps[index == context])
+                counts[passed] += steps[index == context]
             if index < len(lengths) - 1:
-                yield replace(passed, serves="cache")
+                counts[replace(passed, serves="cache")] += 1
+        return tuple(replace(going, passes=count) for going, count in counts.items())
 
 
 @lru_cache(maxsize=256)

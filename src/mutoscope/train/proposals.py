@@ -29,10 +29,17 @@ class Training:
         """What an update takes."""
         return stage_footprint(self.run, self.stage, self.config, self.settings)
 
-    def seconds(self, device: Device, share: float = TRAINING_SHARE) -> float:
-        """Of an update: its FLOPs at a share of the device's, then what is moved and sent; nothing of it at the same time."""
+    def cost(self, device: Device, share: float = TRAINING_SHARE) -> Cost:
+        """Of an update: bytes at its peak; its FLOPs at a share of the device's, then what is moved and sent, nothing at the same time."""
         taken = self.footprint
-        return taken.flops / (device.flops * share) + taken.moved / min(device.link, HOST_BANDWIDTH) + taken.sent / device.network
+        moving = taken.moved / min(device.link, HOST_BANDWIDTH) + taken.sent / device.network
+        return Cost(taken.peak, taken.flops / (device.flops * share) + moving)
+
+    @property
+    def words(self) -> str:
+        """What of it the options change most, for people."""
+        clips = self.settings.micro_clips
+        return f"{clips} clip{'s' * (clips > 1)} of {self.run.clip_frames} frames at a time"
 
     def under(self, settings: Settings) -> "Training":
         """The same stage under other settings."""
@@ -131,7 +138,7 @@ def fit_stage(training: Training, device: Device, share: float = TRAINING_SHARE,
 
     def measure(state: Training) -> Cost:
         if state not in known:
-            known[state] = Cost(state.footprint.peak, state.seconds(device, share))
+            known[state] = state.cost(device, share)
         return known[state]
 
     return propose(training, (*OPTIONS, shared_out(most_devices)), measure, device.planned_bytes)

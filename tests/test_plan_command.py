@@ -1,0 +1,59 @@
+"""`mutoscope plan --gpu-memory`: what fits, on the small recipes and on Wan's sizes."""
+
+import json
+import re
+
+import pytest
+
+from mutoscope import cli
+from mutoscope.commands import fitting
+from mutoscope.commands.measured import measured_device
+from mutoscope.recipes import recipe
+from mutoscope.rollout.footprint import Decoder
+
+
+def test_what_fits_is_planned_and_written(tmp_path, capsys):
+    """A small device takes steps, a large one needs none; both are in the file, with what was assumed."""
+    file = tmp_path / "fits.json"
+    assert cli.main(["plan", "doom", "--gpu-memory", "0.2", "80", "--output", str(file)]) == 0
+    printed, written = capsys.readouterr().out, json.loads(file.read_text())
+    assert (
+        "autoregressive on 0.2 GiB" in printed and "(proposed)" in printed and "The stage that trains the codec is not planned" in printed
+    )
+    by = {(fit["name"], fit["device"]["memory_gib"]): fit for fit in written["fits"]}
+    assert by["matching-2", 80.0]["fits"] and all(step["longer"] < 0 for step in by["matching-2", 80.0]["steps"])
+    small = by["matching-2", 0.2]
+    assert any(step["saves"] > 0 and step["option"].startswith("half as many") for step in small["steps"])
+    assert small["fits"] == (small["steps"][-1]["bytes"] <= 0.92 * 0.2 * 2**30) and "40%" in written["assumed"]
+    assert {"play, 2 steps", "consistency"} <= {name for name, _ in by} and written["provenance"]["commit"]
+
+
+def test_wan_is_planned_with_its_prompts_and_decoders(monkeypatch, capsys):
+    wide = (Decoder("whole", 6 << 30, 0, 0, 1e12), Decoder("tiny", 1 << 30, 0, 0, 1e11))
+    monkeypatch.setattr(fitting, "decoders", lambda run: wide)
+    assert cli.main(["plan", "wan-1.3b", "--gpu-memory", "48", "--gpus", "8"]) == 0
+    printed = capsys.readouterr().out
+    assert "play, 2 steps on 48 GiB (l40s" in printed and "weights, passes and memory in bfloat16 (proposed)" in printed
+    assert "shared out over twice as many devices (proposed)" in printed and "blocks computed again" in printed
+    assert "weights of 16 bit, memory of 16, whole" in printed and "clip of 21 frames at a time" in printed
+
+
+def test_a_plan_can_go_by_this_machine(capsys):
+    assert cli.main(["plan", "scroll", "--gpu-memory", "8", "--measured"]) == 0
+    assert "timed on this machine" in capsys.readouterr().out
+    here = measured_device(fitting.stage_transformer(recipe("scroll"), recipe("scroll").stages[-1]))
+    assert 0 < here.share <= 1 and here.device.flops > 1e6 and here.device.bandwidth > 1e6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["", "--gpu-memory", "8"], "plans a recipe, and '' is none; recipes: doom"),
+        (["doom", "--gpu-memory", "8", "--gpus", "0"], "--gpus and --rows must be at least 1"),
+        (["doom", "--gpu-memory", "8", "--device", "abacus"], "unknown device 'abacus'; known: rtx-4060"),
+        (["doom", "--gpu-memory", "0"], "above 0"),
+    ],
+)
+def test_what_cannot_be_planned_is_explained(arguments, message, capsys):
+    assert cli.main(["plan", *arguments]) == 2
+    assert re.search(message, capsys.readouterr().err)
