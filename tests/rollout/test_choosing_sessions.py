@@ -95,9 +95,9 @@ def test_parking_broken_twins_that_forget_notes_or_shelves(policy):
         session = started(SMALL[policy])
         play(session, 16)
         parked = session.snapshot()
-        # Behind keys, values and originals lie notes, homes of tokens and their changes; an archive has notes of its own.
+        # Behind keys, values, originals and the scales of both lie notes, homes of tokens and their changes; an archive has notes of its own.
         for part in parked.memory.get("parts", [parked.memory]):
-            for tensor in (part["tensors"][3], part["tensors"][5]) if forgotten == "tensors" else part["archive"]:
+            for tensor in (part["tensors"][5], part["tensors"][7]) if forgotten == "tensors" else part["archive"]:
                 tensor.normal_(generator=torch.Generator().manual_seed(1))
         assert resumes(session, parked, 26) == (forgotten == "archive" and not isinstance(SMALL[policy], Retrieval))
 
@@ -108,7 +108,7 @@ def test_parking_broken_twin_that_forgets_where_tokens_stood(policy):
     play(session, 16)
     parked = session.snapshot()
     for part in parked.memory.get("parts", [parked.memory]):
-        part["tensors"][4].zero_()
+        part["tensors"][6].zero_()
     assert not resumes(session, parked, 26)
 
 
