@@ -151,7 +151,9 @@ def test_a_compiler_sees_one_graph_for_denoising_and_one_for_commits(monkeypatch
 
     monkeypatch.setattr(StaticStep, "load", noted)
     monkeypatch.setattr(PlainSlots, "put_at", by_number)
-    assert graphs(Window(3)) > 2, "the twin, which writes to slots by their number, is compiled again and again"
+    with pytest.raises(torch._dynamo.exc.TorchDynamoException, match="recompile"):  # the twin's slots are numbers: again and again
+        graphs(Window(3))
+    torch._dynamo.reset()
 
 
 def test_turning_pairs_equals_complex_numbers():
