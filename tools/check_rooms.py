@@ -40,6 +40,8 @@ WITHOUT = {
     "memory.ledger": {"torch"},
     "models.wan_codec": {"diffusers"},
     "models.codec_weights": {"diffusers"},
+    "models.text_cache": {"transformers", "ftfy"},
+    "models.text_encoders": {"transformers", "ftfy"},
     "serve.scheduler": {"torch"},
     "data.clips": {"gymnasium", "av", "cv2", "vizdoom"},
     "data.batches": {"gymnasium", "av", "cv2", "vizdoom"},

@@ -1,4 +1,4 @@
-"""The tables of the README and of docs/memory.md, written from the files in results/ and nothing else.
+"""The tables of the README, of docs/memory.md and of docs/text.md, written from the files in results/ and nothing else.
 
 python tools/readme_tables.py            writes them between their markers
 python tools/readme_tables.py --check    says which of them are not what the files say (part of `make check`)
@@ -11,11 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mutoscope.core.files import read_json, write_bytes
+from mutoscope.studies import prompts as prompt_study
 from mutoscope.studies.recall_report import NOTE, measure_table, tile_table, truth_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
-DOCUMENTS = ("README.md", "docs/memory.md")
+DOCUMENTS = ("README.md", "docs/memory.md", "docs/text.md")
 RECALL_DOOM, RECALL_RING, LONG = "doom-cover/recall", "ring/recall", "long_session"
 STEPS = (1, 2, 4)
 PICTURES = {"recall against distance": "recall.png", "what was seen, the true return, and the dreamed ones": "returns.png"}
@@ -182,6 +183,11 @@ def _recall(folder: str, parts: Callable[[dict], list[str]]) -> str:
     return "\n\n".join(parts(read_json(file)))
 
 
+def prompts() -> str:
+    """What the stages of the world of shapes make of their prompts."""
+    return prompt_study.tables(read_json(RESULTS / "shapes" / "prompts" / "results.json")["rows"])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "doom": doom,
     "comparisons": comparisons,
@@ -192,6 +198,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "recall-ring": recall_ring,
     "long-sessions": long_sessions,
     "memory-share": memory_share,
+    "prompts": prompts,
 }
 
 

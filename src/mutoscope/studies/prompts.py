@@ -9,6 +9,7 @@ Beside each score stands that of the same pictures under the prompts of other cl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -175,7 +176,7 @@ def summary(scores: PromptScores) -> dict:
     return {name: vars(mean_interval(values[name], BOOTSTRAP_REPEATS, 0)) for name in MEASURES}
 
 
-def to_plain_floats(value: object) -> object:
+def to_plain_floats(value: Any) -> Any:
     """NaN becomes null."""
     if isinstance(value, dict):
         return {key: to_plain_floats(item) for key, item in value.items()}
@@ -185,14 +186,18 @@ def to_plain_floats(value: object) -> object:
 
 
 def markdown(rows: list[dict]) -> str:
+    """The whole report."""
+    return f"# Are prompts followed?\n\n{tables(rows)}\n\n![clips](sheet.png)\n"
+
+
+def tables(rows: list[dict]) -> str:
     """A table per group: a line per candidate, with chance."""
-    rows = [to_plain_floats(row) for row in rows]  # type: ignore[misc]
     parts = []
     for group, title in GROUPS.items():
-        lines = [[row["label"], *(cell(row[name]) for name in MEASURES)] for row in rows if row["group"] == group]
+        lines = [[row["label"], *(cell(to_plain_floats(row[name])) for name in MEASURES)] for row in rows if row["group"] == group]
         lines.append(["chance", *(f"{CHANCE[name]:.3f}" if name in CHANCE else "-" for name in MEASURES)])
-        parts.append(f"## {title[0].upper()}{title[1:]}\n\n{table(['', *MEASURES.values()], lines)}")
-    return "# Are prompts followed?\n\n" + "\n\n".join(parts) + "\n\nIntervals are 95 % bootstraps over clips.\n"
+        parts.append(table([title[0].upper() + title[1:], *MEASURES.values()], lines))
+    return "\n\n".join([*parts, "Intervals are 95 % bootstraps over clips."])
 
 
 def sheet(clips: dict[str, dict[str, np.ndarray]], prompts: dict[str, list[Told]]) -> np.ndarray:
