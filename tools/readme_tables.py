@@ -184,7 +184,7 @@ def _recall(folder: str, parts: Callable[[dict], list[str]]) -> str:
 
 
 def what_fits() -> str:
-    """The steps after which a stage or play fits, per size of memory: letters for what is done to it, or a dash where nothing was enough."""
+    """The steps after which a stage or play fits, per size of memory: letters for what is done to it, a dash where nothing was enough."""
     letters: dict[str, str] = {}
     rows, memories = [], []
     for name in WAN:
