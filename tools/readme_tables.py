@@ -1,4 +1,4 @@
-"""The tables of the README, of docs/memory.md and of docs/text.md, written from the files in results/ and nothing else.
+"""The tables of the README and of docs/memory.md, docs/text.md and docs/wan.md, written from the files in results/ and nothing else.
 
 python tools/readme_tables.py            writes them between their markers
 python tools/readme_tables.py --check    says which of them are not what the files say (part of `make check`)
@@ -16,7 +16,8 @@ from mutoscope.studies.recall_report import NOTE, measure_table, tile_table, tru
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
-DOCUMENTS = ("README.md", "docs/memory.md", "docs/text.md")
+DOCUMENTS = ("README.md", "docs/memory.md", "docs/text.md", "docs/wan.md")
+WAN = ("wan-1.3b", "wan-14b")
 RECALL_DOOM, RECALL_RING, LONG = "doom-cover/recall", "ring/recall", "long_session"
 STEPS = (1, 2, 4)
 PICTURES = {"recall against distance": "recall.png", "what was seen, the true return, and the dreamed ones": "returns.png"}
@@ -188,6 +189,35 @@ def prompts() -> str:
     return prompt_study.tables(read_json(RESULTS / "shapes" / "prompts" / "results.json")["rows"])
 
 
+def what_fits() -> str:
+    """The steps after which a stage or play fits, per size of memory: letters for what is done to it, a dash where nothing was enough."""
+    letters: dict[str, str] = {}
+    rows, memories = [], []
+    for name in WAN:
+        fits = read_json(RESULTS / "what_fits" / f"{name}.json")["fits"]
+        memories = sorted({fit["device"]["memory_gib"] for fit in fits})
+        for job in (job for job in dict.fromkeys(fit["name"] for fit in fits) if job not in ("matching-1", "matching-4")):
+            found = {fit["device"]["memory_gib"]: fit for fit in fits if fit["name"] == job}
+            rows.append([f"{name}, {job}", *(_fit_cell(found[memory], letters) for memory in memories)])
+    legend = "\n".join(f"- **{letter}** {option}" for option, letter in letters.items())
+    return f"{markdown(['', *(f'{memory:g} GiB' for memory in memories)], rows)}\n\n{legend}"
+
+
+def _fit_cell(fit: dict, letters: dict[str, str]) -> str:
+    """Options with how often each was taken, what is held at most, the time of an update or a chunk, and what it has come to."""
+    if not fit["fits"]:
+        return "-"
+    taken = [step["option"] + ("" if step["ready"] else " (*proposed*)") for step in fit["steps"]]
+    marks = []
+    for option in dict.fromkeys(taken):
+        letter = letters.setdefault(option, "abcdefghijklmnopqrstuvwxyz"[len(letters)])
+        marks.append(letter + (f"x{taken.count(option)}" if taken.count(option) > 1 else ""))
+    end = fit["steps"][-1] if fit["steps"] else fit["start"]
+    seconds = f"{end['seconds']:.2f} s" if end["seconds"] < 10 else f"{end['seconds'] / 60:.0f} min"
+    words = f", {end['words'].removesuffix(' at a time')}" if "at a time" in end.get("words", "") else ""
+    return f"{' '.join(marks) or 'as it is'}: {end['bytes'] / 2**30:.1f} GiB, {seconds}{words}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "doom": doom,
     "comparisons": comparisons,
@@ -199,6 +229,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "long-sessions": long_sessions,
     "memory-share": memory_share,
     "prompts": prompts,
+    "what-fits": what_fits,
 }
 
 

@@ -25,6 +25,13 @@ def test_the_peak_counts_what_exists_at_once_and_views_once():
     assert (counted.live, counted.peak) == (1200, 1200) and fourth.shape == (100,)
 
 
+def test_views_of_what_was_there_before_are_not_counted_as_made():
+    weight, given = torch.empty(30, 20, device="meta"), torch.empty(7, 20, device="meta")
+    with LiveBytes() as counted:
+        made = given[:5] @ weight.t()
+    assert counted.peak == made.nbytes == 4 * 5 * 30
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_state_is_what_a_real_stream_keeps(dtype):
     config, latent = PUBLISHED_SHAPE, PUBLISHED_SHAPE.latent

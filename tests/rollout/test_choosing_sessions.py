@@ -95,7 +95,7 @@ def test_parking_broken_twins_that_forget_notes_or_shelves(policy):
         session = started(SMALL[policy])
         play(session, 16)
         parked = session.snapshot()
-        # Behind keys, values, originals and the scales of both lie notes, homes of tokens and their changes; an archive has notes of its own.
+        # Behind keys, values, originals and two scales lie notes, homes of tokens and their changes; an archive has notes of its own.
         for part in parked.memory.get("parts", [parked.memory]):
             for tensor in (part["tensors"][5], part["tensors"][7]) if forgotten == "tensors" else part["archive"]:
                 tensor.normal_(generator=torch.Generator().manual_seed(1))

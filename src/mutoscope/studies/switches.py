@@ -138,7 +138,7 @@ def row(label: str, phase: str, way: Way, scores: dict[Way, dict[str, np.ndarray
 
 def markdown(rows: list[dict]) -> str:
     """A table per phase: a line per candidate and way."""
-    rows = [to_plain_floats(each) for each in rows]  # type: ignore[misc]
+    rows = [to_plain_floats(each) for each in rows]
     parts = []
     for phase in PHASES:
         names = [name for name in MEASURES if any(each[name]["value"] is not None for each in rows if each["phase"] == phase)]
