@@ -39,7 +39,7 @@ def counted(config: TransformerConfig, step: Step, kind: PassKind) -> float:
     shape = (step.rows, step.chunk)
     actions = torch.zeros(*shape, config.temporal_stride, config.action_dim)
     text = torch.zeros(step.rows, step.text if config.text_dim else 0, config.text_dim)
-    conditions = Conditions(actions, torch.ones(shape).bool(), torch.zeros(*shape, config.action_dim).double(), text)
+    conditions = Conditions(actions, torch.ones(shape).bool(), torch.zeros(*shape, config.action_dim).double(), text, text)
     latents = tiny_latents(step.chunk, step.rows).float()
     item = Pass(store, both, plan, latents, 0.5, conditions, kind)
     Executor(model).run([item])  # what is worked out once for all passes, such as turns, is none of theirs

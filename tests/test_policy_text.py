@@ -49,7 +49,7 @@ def test_policies_are_read_as_they_are_written(policy):
         ("window=-1", "'window=-1' is not a name"),
         ("window=0", "window of at least 1, got 0"),
         ("window=4,window=5", "'window=5' is not a name"),
-        ("ring=4", "unknown memory policy 'ring'; known: deep-sink, different, ema-sink"),
+        ("ring=4", "unknown memory policy 'ring'; known: anchored, deep-sink, different, ema-sink"),
         ("window=4.5", "window=4.5 must be a whole number"),
         ("ema-sink=1,decay=2.0", "decay must be in 0 .. 1"),
         ("deep-sink=1", "frames of at least 2"),
@@ -117,8 +117,8 @@ def test_a_memory_is_named_with_or_without_its_sizes(text, policy):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ring", "unknown memory policy 'ring'; known: deep-sink, different, ema-sink"),
-        ("ring:window=4", "unknown memory policy 'ring'; known: deep-sink, different, ema-sink"),
+        ("ring", "unknown memory policy 'ring'; known: anchored, deep-sink, different, ema-sink"),
+        ("ring:window=4", "unknown memory policy 'ring'; known: anchored, deep-sink, different, ema-sink"),
         ("window:length=4", "'window' takes window, got {'length': 4}"),
         ("sink:sink=4", "takes sink, window, got {'sink': 4}"),
         ("window:", "'' is not a name and a number of frames; write it like"),

@@ -83,7 +83,6 @@ def test_the_codec_lies_beside_the_model(tiny, tmp_path, capsys):
         (["export", "doom-cover/matching-2", "--output", "out"], "also takes actions, travel, which Wan's layout has no place for"),
         (["export", "doom-cover/matching-2", "--output", "out", "--shard-gib", "0"], "--shard-gib must be above 0"),
         (["train", "wan-1.3b"], "'wan-1.3b' is trained on clips of your own: make them ready with 'mutoscope prepare'"),
-        (["bench", "--recipe", "wan-1.3b"], "'wan-1.3b' has Wan's codec and trains none"),
     ],
 )
 def test_mistakes_are_sentences(tiny, tmp_path, arguments, message, capsys):

@@ -1,5 +1,6 @@
 """Choosing among options: what is free first, then what costs least per byte, and nothing that is not needed."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -20,7 +21,7 @@ def once(name: str) -> Callable[[State], State | None]:
 
 
 def cost(state: State) -> Cost:
-    return Cost(200 - sum(EFFECTS[name][0] for name in state), 10 + sum(EFFECTS[name][1] for name in state))
+    return Cost(200 - sum(EFFECTS[name][0] for name in state), math.fsum((10, *(EFFECTS[name][1] for name in state))))
 
 
 OPTIONS = [Option(name, PRICES.get(name, "time"), True, once(name)) for name in EFFECTS]

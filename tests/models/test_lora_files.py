@@ -45,7 +45,9 @@ def written(tmp_path_factory) -> tuple[VideoTransformer, Path]:
 
 def inputs() -> tuple[torch.Tensor, Conditions]:
     text = normal((1, 3, CONFIG.text_dim), stream(1, "text"))
-    nothing = Conditions(torch.zeros(1, 2, 4, 0), torch.zeros(1, 2, dtype=torch.bool), torch.zeros(1, 2, 0, dtype=torch.float64), text)
+    nothing = Conditions(
+        torch.zeros(1, 2, 4, 0), torch.zeros(1, 2, dtype=torch.bool), torch.zeros(1, 2, 0, dtype=torch.float64), text, text
+    )
     return normal(SHAPE, stream(1, "latents")), nothing
 
 

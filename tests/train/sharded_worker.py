@@ -28,7 +28,7 @@ from mutoscope.train.state import load_state
 
 SHARDED = Placement("sharded")
 LOADED = "long-matching"
-KINDS = ("autoregressive", "consistency", LOADED)
+KINDS = ("autoregressive", LOADED)
 TWICE = replace(UPDATE, updates=2, save_every=1, batch_size=2, clip_norm=0.05)
 NARROW = replace(TWICE, clip_norm=1e9, save_every=2)
 ADAPTED = replace(TWICE, trains=LoraConfig(2, 3.0, whole=("action_embedding",)))

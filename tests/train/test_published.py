@@ -96,8 +96,8 @@ def test_data_with_actions_is_refused(root):
 def test_an_imported_student_counts_as_its_stage_if_it_has_the_recipes_chunks(root):
     assert bring_in(root, "autoregressive") == 0
     check_imports(TINY, root / "run", 0)
-    with pytest.raises(CheckpointError, match="autoregressive.checkpoint was imported for another recipe: chunk_frames is 1, needed 2"):
-        check_imports(replace(TINY, chunk_frames=2), root / "run", 0)
+    with pytest.raises(CheckpointError, match="autoregressive.checkpoint was imported for another recipe: chunk_frames is 1, needed 3"):
+        check_imports(replace(TINY, chunk_frames=3), root / "run", 0)
     with pytest.raises(CheckpointError, match="model recall is None, needed LinearState"):
         check_imports(replace(TINY, memory=Stateful(Window(3), LinearState())), root / "run", 0)
 

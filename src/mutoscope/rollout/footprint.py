@@ -135,10 +135,10 @@ def next_decoder(playing: Playing) -> Playing | None:
 
 
 OPTIONS: tuple[Option[Playing], ...] = (
-    Option("weights, passes and memory in bfloat16", "time", False, in_bfloat16),
+    Option("weights, passes and memory in bfloat16", "time", True, in_bfloat16),
     Option("the next decoder: in tiles, then a tiny one", "result", False, next_decoder),
-    Option("keys and values in 8 bit", "result", False, small_cache),
-    Option("weights in 8 bit", "result", False, small_weights),
+    Option("keys and values in 8 bit", "result", True, small_cache),
+    Option("weights in 8 bit", "result", True, small_weights),
 )
 
 

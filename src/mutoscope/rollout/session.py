@@ -16,7 +16,7 @@ from mutoscope.core.world import WorldSpec
 from mutoscope.memory.policy import PolicyConfig
 from mutoscope.models.checkpoint import Checkpoint, CheckpointManifest
 from mutoscope.models.codec import Codec, CodecState, move_state, state_bytes, to_frames, to_model_pixels
-from mutoscope.models.conditions import Conditions, ReadText, Text, action_conditions, clip_conditions
+from mutoscope.models.conditions import Conditions, Text, action_conditions, clip_conditions, text_size
 from mutoscope.noise.schedule import few_step_levels, uniform_grid
 from mutoscope.rollout.executor import Planner, drive
 from mutoscope.rollout.planner import ChunkJob, Trace, commit_chunk, euler_chunk, few_step_chunk, recommit_chunk, row_groups, row_jobs
@@ -265,7 +265,7 @@ class Session:
         for row in range(self.rows):
             self.store.clear(row)
         self.seeds, self.num_frames, self.generated_chunks = seeds, 0, 0
-        if self.checkpoint.model.config.text_dim and not isinstance(self.prompt[0], ReadText):
+        if self.checkpoint.model.config.text_dim and 0 in text_size(self.prompt[0]):
             raise ConfigError("this world is told in words what to show: say a prompt first (Session.say)")
         self.pending = self.pending_conditions = None
         self.recent.chunks = ()

@@ -87,7 +87,7 @@ def away(name: Offload) -> Option[Training]:
             return None
         return training.under(replace(training.settings, offload=(*training.settings.offload, name)))
 
-    return Option(f"{name} on the host", "time", False, change)
+    return Option(f"{name} on the host", "time", name != "averages", change)
 
 
 def adapters(training: Training) -> Training | None:
@@ -103,7 +103,7 @@ def shared_out(most_devices: int) -> Option[Training]:
         most = min(most_devices, training.stage.update.batch_size // settings.micro_clips)
         return training.under(replace(training.settings, processes=2 * settings.processes)) if 2 * settings.processes <= most else None
 
-    return Option("shared out over twice as many devices", "devices", False, change)
+    return Option("shared out over twice as many devices", "devices", True, change)
 
 
 def shorter_clips(training: Training) -> Training | None:
@@ -121,13 +121,13 @@ def shorter_clips(training: Training) -> Training | None:
 OPTIONS: tuple[Option[Training], ...] = (
     Option("half as many clips in a micro-batch", "time", True, fewer_clips),
     Option("attention that masks instead of copying", "time", False, masked_attention),
-    Option("blocks computed again in the backward pass", "time", False, blocks_again),
+    Option("blocks computed again in the backward pass", "time", True, blocks_again),
     Option("frozen models in bfloat16", "time", False, half_frozen),
     Option("the rollout's memory in bfloat16", "time", False, half_cache),
     away("averages"),
     away("optimisers"),
     away("frozen models"),
-    Option(f"adapters of rank {RANK} learn, over shared weights", "result", False, adapters),
+    Option(f"adapters of rank {RANK} learn, over shared weights", "result", True, adapters),
     Option("clips of two thirds of the frames", "result", True, shorter_clips),
 )
 
