@@ -33,8 +33,8 @@ def test_wan_is_planned_with_its_prompts_and_decoders(monkeypatch, capsys):
     monkeypatch.setattr(fitting, "decoders", lambda run: wide)
     assert cli.main(["plan", "wan-1.3b", "--gpu-memory", "48", "--gpus", "8"]) == 0
     printed = capsys.readouterr().out
-    assert "play, 2 steps on 48 GiB (l40s" in printed and "weights, passes and memory in bfloat16 (proposed)" in printed
-    assert "shared out over twice as many devices (proposed)" in printed and "blocks computed again" in printed
+    assert "play, 2 steps on 48 GiB (l40s" in printed and "weights, passes and memory in bfloat16" in printed
+    assert "shared out over twice as many devices" in printed and "blocks computed again" in printed
     assert "weights of 16 bit, memory of 16, whole" in printed and "clip of 21 frames at a time" in printed
 
 
