@@ -35,7 +35,7 @@ def test_pairs_have_nothing_in_common():
 def test_a_world_that_hears_at_once_scores_full_marks(phase):
     before = PHASES[phase]
     found = score(detect(clips(PAIRS, before, before)), PAIRS, before)
-    assert found["next"].min() == found["later"].min() == 1
+    assert found["next"].min() == found["later"].min() == found["next_look"].min() == 1
     if phase == "in a pause":
         assert np.isnan(found["rest_new"]).all() and set(found["wait"]) == {2}
     else:
@@ -46,7 +46,7 @@ def test_a_world_that_hears_at_once_scores_full_marks(phase):
 def test_broken_twins_that_never_hear_or_hear_late(phase):
     before = PHASES[phase]
     never = score(detect(clips(PAIRS, before, 10**6)), PAIRS, before)
-    assert never["next"].max() == never["later"].max() == 0 and set(never["wait"]) == {3 * PERIOD}
+    assert never["next"].max() == never["later"].max() == never["next_look"].max() == 0 and set(never["wait"]) == {3 * PERIOD}
     late = score(detect(clips(PAIRS, before, before + PERIOD)), PAIRS, before)
     assert late["next"].max() == 0 and late["later"].min() == 1 and late["wait"].min() >= PERIOD
     if phase == "in an appearance":

@@ -35,6 +35,7 @@ PHASES = {"in an appearance": PERIOD + SHOWN_FRAMES // 2, "in a pause": PERIOD +
 MEASURES = {
     "rest_new": "rest of the appearance: frames of the new colour and shape",
     "rest_old": "rest of the appearance: frames of the old colour and shape",
+    "next_look": "next appearance: frames of the new colour and shape",
     "next": "next appearance right in everything",
     "later": "all later appearances right in everything",
     "wait": "frames until the new colour and shape are first seen",
@@ -109,10 +110,16 @@ def score(shown: Shown, pairs: Sequence[tuple[Told, Told]], before: int) -> dict
     return {
         "rest_new": is_new[:, :rest].mean(axis=1) if rest else nothing,
         "rest_old": is_old[:, :rest].mean(axis=1) if rest else nothing,
+        "next_look": share_of(is_new[:, begin : begin + PERIOD], shown.there[:, begin : begin + PERIOD]),
         "next": np.nan_to_num(prompt_scores(part(shown, begin, begin + PERIOD), news).appearances),
         "later": np.nan_to_num(prompt_scores(part(shown, begin + PERIOD, None), news).appearances),
         "wait": np.where(is_new.any(axis=1), is_new.argmax(axis=1), is_new.shape[1]).astype(float),
     }
+
+
+def share_of(right: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Per clip, the share of frames with shapes that are right; 0 where there are none."""
+    return (right & there).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
 
 
 def looks_like(shown: Shown, told: Sequence[Told]) -> np.ndarray:
