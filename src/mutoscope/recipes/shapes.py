@@ -1,4 +1,4 @@
-"""`shapes`: a small world that is told in words what to show, on one thread of a CPU in about half an hour."""
+"""`shapes`: a small world that is told in words what to show, on one thread of a CPU."""
 
 from dataclasses import replace
 
@@ -52,10 +52,10 @@ def shapes_smoke() -> RunConfig:
 def _stages() -> tuple[CodecStage | BidirectionalStage | AutoregressiveStage | ConsistencyStage | MatchingStage, ...]:
     matching = UpdateConfig(80, 8, 1e-4, average=0.95, save_every=40)
     return (
-        CodecStage("codec", UpdateConfig(500, 32, 1e-3, clip_norm=0.3, average=0.99), latent_channels=6, widths=(24, 32), blocks=1),
-        BidirectionalStage("bidirectional", UpdateConfig(600, 8, 1e-3, average=0.99, save_every=200)),
-        AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(600, 8, 1e-3, average=0.99, save_every=200), weight="none"),
-        ConsistencyStage("consistency", "autoregressive", UpdateConfig(200, 8, 2e-4, average=0.99, save_every=100), guidance=1.5),
+        CodecStage("codec", UpdateConfig(1500, 32, 1e-3, clip_norm=0.3, average=0.99), latent_channels=6, widths=(24, 32), blocks=1),
+        BidirectionalStage("bidirectional", UpdateConfig(3000, 8, 1e-3, average=0.99, save_every=500)),
+        AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(2500, 8, 1e-3, average=0.99, save_every=200), weight="none"),
+        ConsistencyStage("consistency", "autoregressive", UpdateConfig(300, 8, 2e-4, average=0.99, save_every=100), guidance=1.5),
         *(
             MatchingStage(
                 f"matching-{steps}",
