@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mutoscope.core.errors import DataError
-from mutoscope.studies.depth_far import far_effects, far_table, read_far
+from mutoscope.studies.depth_far import far_effects, far_table, matching_losses, matching_table, read_far
 
 NAMES = {"teacher": "teacher", "2": "2 steps"}
 
@@ -32,6 +32,16 @@ def test_losses_are_paired_by_seed(tmp_path):
     table = far_table(far, NAMES)
     assert "| fast-weights | 2 steps | 0.70 0.30 0.00 | 0.33 [" in table and "+0.20 [+0.20, +0.20] |" in table
     assert "| fast-weights | teacher | 0.90 0.50 |" in table
+
+
+def test_what_matching_loses_is_the_mean_of_its_students(tmp_path):
+    for seed, (before, students) in enumerate([(0.9, (0.3, 0.6, 0.0)), (1.0, (0.4, 0.7, 0.1))]):
+        figures = {f"seed-{seed}/full/matching-{steps}": value for steps, value in zip((4, 2, 1), students, strict=True)}
+        measure(tmp_path, f"{seed}", {f"seed-{seed}/full/consistency": before, **figures})
+    measure(tmp_path, "part", {"seed-2/full/consistency": 0.5, "seed-2/full/matching-4": 0.5})
+    ((key, loss),) = matching_losses(read_far(tmp_path)).items()
+    assert key == ("full", 512) and loss.seeds == 2 and loss.mean == pytest.approx(0.6), "a seed without all students is left out"
+    assert "| full | +0.60 [+0.60, +0.60], 2 |" in matching_table(read_far(tmp_path))
 
 
 def test_names_of_memories_come_from_their_folders(tmp_path):

@@ -14,6 +14,7 @@ from mutoscope.studies.effects import Effect, effect, paired_effect
 
 FAR = "far"
 DEPTH_OF = {"autoregressive": "teacher", "consistency": "consistency", "matching-4": "4", "matching-2": "2", "matching-1": "1"}
+MATCHED = ("4", "2", "1")
 Far = dict[tuple[str, str, int], dict[int, float]]
 """Share of landmark tiles that are right by (memory, depth, away) and seed."""
 
@@ -48,6 +49,31 @@ def far_effects(far: Far) -> dict[tuple[str, str, int], Effect]:
         if depth != "teacher" and loss is not None:
             found[memory, depth, away] = loss
     return found
+
+
+def matching_losses(far: Far) -> dict[tuple[str, int], Effect]:
+    """What matching recalls less than the consistency student that it began from: the mean of its students, paired by seed."""
+    found = {}
+    for memory, depth, away in far:
+        students = [far.get((memory, steps, away), {}) for steps in MATCHED]
+        seeds = set.intersection(*map(set, students))
+        means = {seed: float(np.mean([student[seed] for student in students])) for seed in seeds}
+        loss = paired_effect(far[memory, depth, away], means) if depth == "consistency" else None
+        if loss is not None:
+            found[memory, away] = loss
+    return found
+
+
+def matching_table(far: Far) -> str:
+    """A line per memory, a column per distance."""
+    losses, distances = matching_losses(far), sorted({away for _, _, away in far})
+    lines = ["| memory | " + " | ".join(f"k = {away}" for away in distances) + " |", "| --- |" + " --- |" * len(distances)]
+    for memory in NAMES:
+        cells = [losses.get((memory, away)) for away in distances]
+        if any(cells):
+            told = ["-" if cell is None else f"{_interval(cell, '+')}, {cell.seeds}" for cell in cells]
+            lines.append(f"| {memory} | {' | '.join(told)} |")
+    return "\n".join(lines) + "\n\nMean [95 % interval over seeds], number of seeds.\n"
 
 
 def far_table(far: Far, names: dict[str, str]) -> str:

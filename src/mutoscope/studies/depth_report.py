@@ -9,7 +9,7 @@ from mutoscope.core.errors import DataError
 from mutoscope.core.files import read_json, write_bytes, write_json
 from mutoscope.core.provenance import provenance
 from mutoscope.media.curves import Line, Panel, Point, draw_panels
-from mutoscope.studies.depth_far import far_table, read_far
+from mutoscope.studies.depth_far import far_table, matching_table, read_far
 from mutoscope.studies.depth_memory import LAST_PASS
 from mutoscope.studies.depth_memory import NAMES as ROWS
 from mutoscope.studies.depth_probe import CHANCE
@@ -244,6 +244,7 @@ def write_report(folder: Path) -> str:
     )
     if far := read_far(folder):
         text += f"\n## Far beyond the clips\n\n{far_table(far, NAMES)}"
+        text += f"\n## Far beyond the clips: what the consistency student recalls more than its matching students\n\n{matching_table(far)}"
     plain, factors_plain = (
         {name: {kind: _plain(value) for kind, value in item.items()} for name, item in effects.items()} for effects in (found, factors)
     )
