@@ -33,6 +33,8 @@ from mutoscope.studies.depth_report import BEYOND, comparisons, crossed, mean_re
 from mutoscope.train.config import MatchingStage
 from mutoscope.train.parallel import Workers
 
+pytestmark = pytest.mark.xdist_group("depth-memory")  # its fixtures are dear: one worker makes them
+
 PROBE = ProbeConfig(RecallTask(lead=6, away=8), lags=(4, 6), episodes=8)
 SMALL = StudyConfig(lead=4, away=(8,), episodes=2, probe=PROBE)
 

@@ -19,6 +19,8 @@ from mutoscope.train.parallel import Workers
 from mutoscope.train.placement import Placement
 from mutoscope.train.state import complete_states, load_state
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
