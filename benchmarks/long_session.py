@@ -4,6 +4,7 @@
     python benchmarks/long_session.py --frames 2000 --policies window sink+linear --output long_session.json        a smoke run
 
 A model of one layer with random weights, its memory opened so that it is heard, really makes every frame (one step, one commit).
+A memory that keeps anchors is told of another prompt every 250 frames.
 Then the session at the last frame and another at a hundredth of it play on in turns, in random order, and their medians are compared.
 The share of a memory is 1 - median(without it) / median(with it), of the recipe's model, 2 steps and the commit, in turns as well.
 """
@@ -26,6 +27,7 @@ from mutoscope.core.progress import Progress
 from mutoscope.core.provenance import provenance
 from mutoscope.core.streams import normal, numpy_stream, stream
 from mutoscope.evaluate.bootstrap import statistic_interval
+from mutoscope.memory.anchored import Anchored
 from mutoscope.memory.choosing import Different, Merging, Nearness, Participative, Retrieval
 from mutoscope.memory.heads import HeadWise
 from mutoscope.memory.kinds import STATES, FastWeights, LinearState
@@ -50,6 +52,7 @@ POLICIES: dict[str, PolicyConfig] = {
     "window": Window(8),
     "sink": SinkWindow(2, 6),
     "deep-sink": DeepSink(8),
+    "anchored": Anchored(2, 2, 4, 2),
     "ema-sink": EmaSink(2, 6),
     "rolling": RollingWindow(8),
     "recency": RecencyBias(8),
@@ -65,6 +68,7 @@ POLICIES: dict[str, PolicyConfig] = {
 FULL, SMALLEST_EARLY = Full(256), 100
 PAIRS, WARM_UP, RESAMPLES = 400, 40, 1000
 SPREAD = 0.2
+SWITCHED_EVERY = 250  # frames; other memories do not care for prompts
 
 
 def one_layer(base: RunConfig, policy: PolicyConfig) -> Checkpoint:
@@ -93,10 +97,19 @@ def started(checkpoint: Checkpoint, steps: int, policy: PolicyConfig) -> Session
 def advance(session: Session) -> float:
     """Seconds of one frame and its commit, under keys drawn for the frame."""
     keys = numpy_stream(0, "long session keys", session.num_frames).integers(0, 2, session.world.actions.dim).astype(np.float32)
+    if isinstance(session.config.policy, Anchored) and session.num_frames % SWITCHED_EVERY == 0:
+        switch(session)
     began = time.perf_counter()
     session.step(keys)
     session.commit()
     return time.perf_counter() - began
+
+
+def switch(session: Session) -> None:
+    """What a change of the prompt tells a memory; this model reads none."""
+    for part in session.store.parts:
+        for ledger in part.ledgers:
+            ledger.mark_switch()
 
 
 def play_to(session: Session, frame: int, bar: Progress) -> None:
