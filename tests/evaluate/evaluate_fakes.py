@@ -8,7 +8,7 @@ from mutoscope.core.world import ActionSpec, WorldSpec
 from mutoscope.data.clips import ClipDataset, open_dataset
 from mutoscope.data.worlds.tile_worlds import TileWorld
 from mutoscope.data.writer import DatasetWriter
-from mutoscope.evaluate.candidates import Advance
+from mutoscope.evaluate.candidates import Advance, Given
 
 HEIGHT, WIDTH, DEGREES = 48, 64, 2.0
 PIXELS_PER_DEGREE = 2
@@ -94,16 +94,17 @@ class Oracle:
         self.sign = -1 if mirrored else 1
         self.angle_of = {view(half / PIXELS_PER_DEGREE).tobytes(): half / PIXELS_PER_DEGREE for half in range(360 * PIXELS_PER_DEGREE)}
 
-    def __call__(self, frames: np.ndarray, context_actions: np.ndarray, actions: np.ndarray, seed: int, advance: Advance) -> np.ndarray:
+    def __call__(self, given: Given, seed: int, advance: Advance) -> np.ndarray:
         """The true continuation."""
-        advance(actions.shape[1])
-        angles = [angles_after(self.angle_of[clip[-1].tobytes()], self.sign * row) for clip, row in zip(frames, actions, strict=True)]
+        advance(given.actions.shape[1])
+        rows = zip(given.frames, given.actions, strict=True)
+        angles = [angles_after(self.angle_of[clip[-1].tobytes()], self.sign * row) for clip, row in rows]
         return np.stack([np.stack([view(angle) for angle in row]) for row in angles])
 
 
-def noise(frames: np.ndarray, context_actions: np.ndarray, actions: np.ndarray, seed: int, advance: Advance) -> np.ndarray:
+def noise(given: Given, seed: int, advance: Advance) -> np.ndarray:
     """Random pixels."""
-    shape = (len(frames), actions.shape[1], *frames.shape[2:])
+    shape = (len(given.frames), given.actions.shape[1], *given.frames.shape[2:])
     return np.random.default_rng(seed).integers(0, 256, size=shape, dtype=np.uint8)
 
 

@@ -134,8 +134,8 @@ def test_scroll_is_scored_exactly_and_without_a_pose(tmp_path):
             key = rows["frames"][row : row + 2].tobytes() + rows["actions"][row + 2 : row + 10].tobytes()
             truth[key] = rows["frames"][row + 2 : row + 10]
 
-    def oracle(frames, context_actions, actions, seed, advance):
-        return np.stack([truth[clip.tobytes() + row.tobytes()] for clip, row in zip(frames, actions, strict=True)])
+    def oracle(given, seed, advance):
+        return np.stack([truth[clip.tobytes() + row.tobytes()] for clip, row in zip(given.frames, given.actions, strict=True)])
 
     config = replace(CONFIG, parts=("following", "tiles"), episodes=4)
     plain = evaluate([Candidate("truth", oracle)], dataset, config, tmp_path / "report", fake_extractor)
@@ -164,8 +164,8 @@ def test_more_noise_seeds_are_averaged_before_the_bootstrap(tmp_path):
 def test_a_candidate_that_makes_the_wrong_frames_is_named(tmp_path):
     dataset = camera_dataset(tmp_path / "data", episodes=3, num_frames=20)
 
-    def floats(frames, context_actions, actions, seed, advance):
-        return np.zeros((len(frames), actions.shape[1], *frames.shape[2:]), np.float32)
+    def floats(given, seed, advance):
+        return np.zeros((len(given.frames), given.actions.shape[1], *given.frames.shape[2:]), np.float32)
 
     with pytest.raises(DataError, match="'broken' made float32"):
         evaluate([Candidate("broken", floats)], dataset, replace(CONFIG, parts=("fidelity",)), tmp_path / "report", fake_extractor)

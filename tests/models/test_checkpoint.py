@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fakes import POLICIES, scatter_parameters, tiny_checkpoint, tiny_codec, tiny_manifest, tiny_model
 from mutoscope.core.errors import CheckpointError
-from mutoscope.models.checkpoint import export_checkpoint, load_checkpoint, load_codec, read_manifest, save_checkpoint
+from mutoscope.models.checkpoint import export_checkpoint, load_checkpoint, load_codec, load_model, read_manifest, save_checkpoint
 from mutoscope.rollout.session import Session, SessionConfig
 
 
@@ -211,3 +211,25 @@ def test_a_checkpoint_is_not_exported_onto_itself(saved):
     with pytest.raises(CheckpointError, match="onto itself"):
         export_checkpoint(saved, saved.parent / "checkpoint")
     assert load_checkpoint(saved).starts is not None
+
+
+def file_of(tensor: Tensor) -> str:
+    """The file in which a tensor lies, nothing for memory that is no file's."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        place, *_, last = line.split()
+        first, end = (int(edge, 16) for edge in place.split("-"))
+        if first <= tensor.data_ptr() < end:
+            return last if last.startswith("/") else ""
+    raise AssertionError(f"{tensor.data_ptr():x} lies nowhere")
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_mapped_weights_lie_in_their_file_and_are_never_written_into_it(saved, mapped):
+    loaded, file = load_model(saved, mapped=mapped)[1], saved / "average.safetensors"
+    before, weights = file.read_bytes(), list(loaded.parameters())
+    assert {file_of(weight) for weight in weights} == {str(file) if mapped else ""}
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in load_file(file).items())
+    with torch.no_grad():
+        for weight in weights:
+            weight.zero_()
+    assert file.read_bytes() == before

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +13,13 @@ import torch
 from mutoscope import cli
 from mutoscope.core.errors import CheckpointError, ConfigError, DataError
 from mutoscope.data.captions import read_prompts
+from mutoscope.data.clips import open_dataset
 from mutoscope.data.recorder import RecordOptions, record
 from mutoscope.data.worlds import make_world
 from mutoscope.data.worlds.shape_world import PERIOD
 from mutoscope.data.worlds.shapes import CAPTIONS, UNSEEN, detect
+from mutoscope.evaluate import run as evaluation
+from mutoscope.evaluate.config import EvaluateConfig
 from mutoscope.media.sheet import read_png
 from mutoscope.models.checkpoint import export_checkpoint, load_checkpoint, read_manifest
 from mutoscope.models.text_cache import create_cache, open_cache
@@ -149,3 +153,30 @@ def test_the_report_of_switches(root: Path, tmp_path: Path):
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert [(row["phase"], row["way"]) for row in rows] == [(phase, way) for phase in switches.PHASES for way in switches.WAYS]
     assert "Switched in a pause" in (tmp_path / "results.md").read_text() and read_png(tmp_path / "sheet.png").ndim == 3
+
+
+def test_evaluation_tells_every_clip_what_its_episode_says(root: Path, tmp_path: Path, monkeypatch):
+    told: list[str] = []
+
+    def spy(*given, prompts, **others):
+        told.extend(prompts)
+        return generate(*given, prompts=prompts, **others)
+
+    monkeypatch.setattr(evaluation, "generate", spy)
+    config = EvaluateConfig(
+        parts=("fidelity",), episodes=2, clips_per_episode=1, context_frames=2, horizons=(3,), compared_frames=3, bootstrap_repeats=20
+    )
+    found = evaluation.run_evaluate([root / "run" / "matching-2" / "checkpoint"], root / "held-out", tmp_path / "report", config)
+    dataset = open_dataset(root / "held-out")
+    assert told == dataset.captions_of([0, 1]) and "" not in told and len(set(told)) == 2
+    assert any("matching-2" in name for name in found["candidates"])
+
+
+@pytest.mark.parametrize(
+    ("caption", "message"), [("", "say nothing; give held-out clips with captions"), ("a cat", "no embedding of 'a cat'")]
+)
+def test_evaluation_refuses_clips_of_which_it_knows_no_words(root: Path, caption, message):
+    checkpoint, dataset = load_checkpoint(root / "run" / "matching-2" / "checkpoint"), open_dataset(root / "held-out")
+    last = replace(dataset.episodes[-1], caption=caption)
+    with pytest.raises(DataError, match=message):
+        evaluation.check_captions(checkpoint, SimpleNamespace(path=dataset.path, episodes=(*dataset.episodes[:-1], last)))

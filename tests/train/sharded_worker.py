@@ -59,7 +59,8 @@ def look(stage: StageRun, update: int) -> None:
 
 def train(kind: str, folder: Path, workers: Workers, update: UpdateConfig = TWICE) -> StageRun:
     """A stage in float64, trained or resumed to its last update."""
-    stage, source = make_stage(kind, update, workers=workers, wide=True)
+    with learners.copies_share_weights(workers.placement.weights == "sharded"):
+        stage, source = make_stage(kind, update, workers=workers, wide=True)
     run_loop(stage, source, loop_plan(folder / kind, update), workers, partial(look, stage))
     return stage
 

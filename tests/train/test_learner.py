@@ -12,7 +12,7 @@ from training_fakes import ALONE, CPU, KINDS, UPDATE, loop_plan, make_stage
 
 from mutoscope.core.errors import ConfigError
 from mutoscope.train.config import UpdateConfig
-from mutoscope.train.learner import Learner, make_learner, schedule
+from mutoscope.train.learner import Learner, copies_share_weights, make_learner, schedule
 from mutoscope.train.loop import one_update
 from mutoscope.train.precision import computes_bf16, precision_context
 
@@ -171,3 +171,23 @@ def test_auto_precision_follows_the_processor(monkeypatch):
             assert torch.is_autocast_enabled("cpu") is wide
         with precision_context("fp32", CPU):
             assert not torch.is_autocast_enabled("cpu")
+
+
+def places(stage) -> list[set[int]]:
+    """Where the weights of each model lie: learners' and their averages'."""
+    models = [model for learner in stage.learners.values() for model in (learner.module, learner.average)]
+    return [{parameter.data_ptr() for parameter in model.parameters()} for model in models]
+
+
+def test_copies_share_weights_where_they_are_cut_afterwards_and_nowhere_else():
+    apart = places(make_stage("matching")[0])
+    assert len(set.union(*apart)) == sum(map(len, apart))
+    with copies_share_weights(True):
+        stage, _ = make_stage("matching")
+    assert places(stage) == [places(stage)[0]] * 2 + [places(stage)[2]] * 2, "critic and student began from two models"
+    assert len({id(weight) for learner in stage.learners.values() for weight in learner.module.parameters()}) == 2 * len(places(stage)[0])
+    with copies_share_weights(True):
+        codec, _ = make_stage("codec")
+    assert len(set.union(*places(codec))) == sum(map(len, places(codec))), "codecs are not cut"
+    later = places(make_stage("consistency")[0])
+    assert len(set.union(*later)) == sum(map(len, later))

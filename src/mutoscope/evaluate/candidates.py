@@ -6,12 +6,21 @@ from typing import Literal
 
 import numpy as np
 
-Advance = Callable[[int], None]
-Generate = Callable[[np.ndarray, np.ndarray, np.ndarray, int, Advance], np.ndarray]
-"""(frames uint8 `[B, c, H, W, 3]`, context actions `[B, c, A]`, actions `[B, n, A]`, seed, advance) -> uint8 `[B, n, H, W, 3]`.
 
-`advance(k)` is called whenever k more frames of every row are made.
-"""
+@dataclass(frozen=True)
+class Given:
+    """What a continuation begins from and is told: context frames uint8 `[B, c, H, W, 3]` and their actions `[B, c, A]`, the actions
+    to come `[B, n, A]`, and for every row what its episode says that it shows (nothing where there are no captions)."""
+
+    frames: np.ndarray
+    context_actions: np.ndarray
+    actions: np.ndarray
+    captions: tuple[str, ...]
+
+
+Advance = Callable[[int], None]
+Generate = Callable[[Given, int, Advance], np.ndarray]
+"""(what is given, seed, advance) -> uint8 `[B, n, H, W, 3]`. `advance(k)` is called whenever k more frames of every row are made."""
 Role = Literal["student", "teacher", "baseline"]
 COPY_LAST = "copy last"
 
@@ -26,10 +35,11 @@ class Candidate:
     against: tuple[str, ...] = (COPY_LAST,)
 
 
-def copy_last(frames: np.ndarray, context_actions: np.ndarray, actions: np.ndarray, seed: int, advance: Advance) -> np.ndarray:
+def copy_last(given: Given, seed: int, advance: Advance) -> np.ndarray:
     """The last real frame for ever."""
-    advance(actions.shape[1])
-    return np.repeat(frames[:, -1:], actions.shape[1], axis=1)
+    length = given.actions.shape[1]
+    advance(length)
+    return np.repeat(given.frames[:, -1:], length, axis=1)
 
 
 def copy_last_candidate() -> Candidate:

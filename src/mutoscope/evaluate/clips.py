@@ -16,13 +16,15 @@ KNOWN_ARRAYS = ("frames", "actions", "pose", "tiles", "position")
 class RealClips:
     """Clips of `context + n` rows: every array `[clips, context + n, ...]`.
 
-    `episodes` int `[clips]` counts their episodes from 0, `places` int `[clips]` are the episodes' places in the data set.
+    `episodes` int `[clips]` counts their episodes from 0, `places` int `[clips]` are the episodes' places in the data set, and
+    `captions` what the episodes say that they show.
     """
 
     arrays: dict[str, np.ndarray]
     episodes: np.ndarray
     places: np.ndarray
     context: int
+    captions: tuple[str, ...]
 
     @property
     def context_frames(self) -> np.ndarray:
@@ -81,7 +83,8 @@ def select_clips(dataset: ClipDataset, config: EvaluateConfig) -> RealClips:
             clips.append(dataset.read(episode, start, start + rows, names))
             places.append(place)
     arrays = {name: np.stack([clip[name] for clip in clips]) for name in names}
-    return RealClips(arrays, np.array(places), np.array(episodes)[places], config.context_frames)
+    found = np.array(episodes)[places]
+    return RealClips(arrays, np.array(places), found, config.context_frames, tuple(dataset.captions_of(found)))
 
 
 def _starts(last: int, config: EvaluateConfig, episode: int) -> list[int]:
@@ -106,7 +109,7 @@ def long_play(dataset: ClipDataset, config: EvaluateConfig) -> RealClips:
     frames = [dataset.read(episode, start, start + context, ("frames",))["frames"] for episode, start in zip(first, starts, strict=True)]
     actions = [_actions_from(dataset, episode, start, rows) for episode, start in zip(first, starts, strict=True)]
     arrays = {"frames": np.stack(frames), "actions": np.stack(actions)}
-    return RealClips(arrays, np.arange(config.stability_seeds), np.array(first), context)
+    return RealClips(arrays, np.arange(config.stability_seeds), np.array(first), context, tuple(dataset.captions_of(first)))
 
 
 def _actions_from(dataset: ClipDataset, episode: int, start: int, rows: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from mutoscope.core.files import portable
 from mutoscope.core.progress import Progress
 from mutoscope.core.streams import derive_seed
 from mutoscope.data.clips import ClipDataset
-from mutoscope.evaluate.candidates import COPY_LAST, Candidate, copy_last_candidate
+from mutoscope.evaluate.candidates import COPY_LAST, Candidate, Given, copy_last_candidate
 from mutoscope.evaluate.clips import RealClips, long_play, select_clips
 from mutoscope.evaluate.config import PARTS, EvaluateConfig
 from mutoscope.evaluate.distances import Distance, bootstrap_distance, clip_features, halves_distance
@@ -143,7 +143,8 @@ def generate_batches(
         frames, actions = clips.context_frames[rows], clips.arrays["actions"][rows].astype(np.float32)
         past, future = actions[:, : clips.context], actions[:, clips.context : clips.context + length]
         done = bar.done
-        made = candidate.generate(frames, past, future, derive_seed(seed, "batch", start), _advance(bar, len(frames), candidate.label))
+        given = Given(frames, past, future, clips.captions[rows])
+        made = candidate.generate(given, derive_seed(seed, "batch", start), _advance(bar, len(frames), candidate.label))
         wanted = (len(frames), length, *frames.shape[2:])
         if made.shape != wanted or made.dtype != np.uint8:
             raise DataError(f"'{candidate.label}' made {made.dtype} {list(made.shape)}; it must be uint8 {list(wanted)}")

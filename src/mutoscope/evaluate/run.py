@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mutoscope.core.errors import CheckpointError
-from mutoscope.data.clips import open_dataset
-from mutoscope.evaluate.candidates import COPY_LAST, Advance, Candidate, Generate
+from mutoscope.core.errors import CheckpointError, DataError
+from mutoscope.data.clips import ClipDataset, open_dataset
+from mutoscope.evaluate.candidates import COPY_LAST, Advance, Candidate, Generate, Given
 from mutoscope.evaluate.config import EvaluateConfig
 from mutoscope.evaluate.protocol import evaluate
 from mutoscope.models.checkpoint import Checkpoint, load_checkpoint
@@ -23,6 +23,7 @@ def run_evaluate(checkpoints: list[Path], data: Path, output: Path, config: Eval
     loaded = [load_checkpoint(path, config.device) for path in checkpoints]
     for checkpoint in loaded:
         check_world(checkpoint, dataset.world.name, (dataset.world.height, dataset.world.width), dataset.world.actions.names)
+        check_captions(checkpoint, dataset)
     memory = [default_config(item.manifest).policy.capacity(item.manifest.chunk_frames) for item in loaded]
     return evaluate(make_candidates(loaded, config), dataset, replace(config, memory_frames=min(memory)), output)
 
@@ -36,6 +37,19 @@ def check_world(checkpoint: Checkpoint, name: str, size: tuple[int, int], action
             f"{checkpoint.path} was trained for {own[0]} at {world.width}x{world.height} with actions {', '.join(own[2])}; the data set is "
             f"{name} at {size[1]}x{size[0]} with actions {', '.join(actions)}. Give held-out episodes of the checkpoint's own world"
         )
+
+
+def check_captions(checkpoint: Checkpoint, dataset: ClipDataset) -> None:
+    """An error unless a checkpoint that is told in words what to show knows what every episode of the data set says that it shows."""
+    if not checkpoint.model.config.text_dim:
+        return
+    captions = dict.fromkeys(episode.caption for episode in dataset.episodes)
+    if "" in captions:
+        raise DataError(
+            f"{checkpoint.path} is told in words what to show, and episodes of {dataset.path} say nothing; "
+            "give held-out clips with captions"
+        )
+    checkpoint.told(list(captions))
 
 
 def make_candidates(checkpoints: list[Checkpoint], config: EvaluateConfig) -> list[Candidate]:
@@ -95,9 +109,17 @@ def distinct_names(paths: list[Path]) -> list[str]:
 def generator(checkpoint: Checkpoint, settings: SessionConfig) -> Generate:
     """A checkpoint, as played with `settings`, as the function that evaluation calls."""
 
-    def continue_clips(frames: np.ndarray, context_actions: np.ndarray, actions: np.ndarray, seed: int, advance: Advance) -> np.ndarray:
-        known = np.ones(frames.shape[:2], dtype=bool)
-        config = replace(settings, seed=seed)
-        return generate(checkpoint, config, frames=frames, context_actions=context_actions, known=known, actions=actions, progress=advance)
+    def continue_clips(given: Given, seed: int, advance: Advance) -> np.ndarray:
+        known = np.ones(given.frames.shape[:2], dtype=bool)
+        return generate(
+            checkpoint,
+            replace(settings, seed=seed),
+            frames=given.frames,
+            context_actions=given.context_actions,
+            known=known,
+            actions=given.actions,
+            prompts=given.captions if checkpoint.model.config.text_dim else (),
+            progress=advance,
+        )
 
     return continue_clips

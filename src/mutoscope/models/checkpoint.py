@@ -186,11 +186,11 @@ def new_codec(config: CodecConfig) -> LoadedCodec:
     return codec
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """Load a model to play or evaluate: the averaged weights, the codec and the starts."""
+def load_checkpoint(path: Path, device: torch.device | str = "cpu", mapped: bool = False) -> Checkpoint:
+    """Load a model to play or evaluate: the averaged weights (`mapped`: see load_model), the codec and the starts."""
     path = Path(path)
     manifest, codec = load_codec(path, device)
-    model = load_model(path, device)[1]
+    model = load_model(path, device, mapped)[1]
     return Checkpoint(path, manifest, model, codec, load_starts(path / "starts.safetensors", manifest.world), load_adapter(path, device))
 
 
@@ -202,13 +202,18 @@ def load_adapter(path: Path, device: torch.device | str = "cpu") -> Adapter | No
     return Adapter(config, {name: value.to(device) for name, value in read_tensors(path / "adapter.safetensors").items()})
 
 
-def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[CheckpointManifest, VideoTransformer]:
-    """The video model of a checkpoint folder without its codec: the averaged weights, frozen."""
+def load_model(path: Path, device: torch.device | str = "cpu", mapped: bool = False) -> tuple[CheckpointManifest, VideoTransformer]:
+    """The video model of a checkpoint folder without its codec: the averaged weights, frozen.
+
+    With `mapped` they stay in their file until somebody writes into them: processes of a machine that load the same one share its pages.
+    Otherwise they lie as arithmetic likes them, which in the file they do not.
+    """
     manifest = read_manifest(path)
     if manifest.model is None:
         raise CheckpointError(f"{path} is a '{manifest.stage}' checkpoint and holds no video model; give one of a later stage")
-    model = VideoTransformer(manifest.model)
-    load_weights(model, Path(path) / "average.safetensors")
+    with torch.device("meta"):
+        model = VideoTransformer(manifest.model)
+    load_weights(model, Path(path) / "average.safetensors", mapped)
     return manifest, freeze(model.to(device))
 
 
@@ -246,12 +251,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Load a module's weights; missing, extra, mis-shaped keys and NaN are named in the error."""
+def load_weights(module: nn.Module, path: Path, mapped: bool = False) -> None:
+    """Load a module's weights; missing, extra, mis-shaped keys and NaN are named in the error.
+
+    A module on the meta device, which has no memory yet, takes tensors of its own, or with `mapped` those that lie in the file.
+    """
     tensors = read_tensors(path)
     if problems := misfits(module.state_dict(), tensors):
         raise CheckpointError(f"{path} does not fit the model: {shortened(problems)}")
-    module.load_state_dict(tensors)
+    if any(value.is_meta for value in module.state_dict().values()):
+        module.load_state_dict({name: value if mapped else value.clone() for name, value in tensors.items()}, assign=True)
+    else:
+        module.load_state_dict(tensors)
 
 
 def freeze(module: Module) -> Module:

@@ -93,7 +93,7 @@ def with_memory(model: VideoTransformer, fresh: VideoTransformer) -> VideoTransf
     if model.config.recall is not None:
         raise ConfigError(f"the checkpoint has the learned memory {model.config.recall}, and this recipe wants {fresh.config.recall}")
     weights = {name: value for name, value in fresh.state_dict().items() if ".recall." in name}
-    fresh.load_state_dict(weights | model.state_dict())
+    fresh.load_state_dict(weights | model.state_dict(), assign=True)
     return fresh
 
 

@@ -54,6 +54,7 @@ from mutoscope.train.config import (
     StageConfig,
     parents,
 )
+from mutoscope.train.learner import copies_share_weights
 from mutoscope.train.loop import LoopPlan, run_loop
 from mutoscope.train.manifests import codec_source, recipe_manifest, temporal_stride
 from mutoscope.train.parallel import Workers
@@ -193,7 +194,8 @@ def train_stage(chain: Chain, stage: LearningStage) -> None:
     source = latent_source(chain, stage, codec)
     inputs = {name: load_parent(chain, name) for name in parents(stage)}
     manifest = stage_manifest(chain, stage, codec_manifest.codec, inputs)
-    run_stage = build_stage(chain.run, stage, inputs, fresh_model(chain, manifest, inputs), source)
+    with copies_share_weights(chain.workers.placement.weights == "sharded"):
+        run_stage = build_stage(chain.run, stage, inputs, fresh_model(chain, manifest, inputs), source)
     run_loop(run_stage, source, plan, chain.workers, lambda update: draw_samples(chain, stage, run_stage, codec, manifest, update))
     if chain.workers.leads:
         learner = run_stage.learners["model"]
@@ -262,7 +264,7 @@ def load_parent(chain: Chain, name: str) -> Checkpoint:
     stage, path = chain.run.stage(name), chain.checkpoint_path(name)
     if not (path / "manifest.json").is_file():
         raise CheckpointError(f"stage '{name}' has no finished checkpoint at {path}; train it first")
-    checkpoint = load_checkpoint(path, chain.workers.home)
+    checkpoint = load_checkpoint(path, chain.workers.home, mapped=chain.workers.placement.weights == "sharded")
     if not is_of(chain, stage, checkpoint.manifest):
         raise CheckpointError(
             f"{path} was made by another configuration of stage '{name}', or from other training data; "

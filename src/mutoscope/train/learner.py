@@ -1,6 +1,9 @@
 """A module that learns: its optimiser, its learning rate over time, and its moving average."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -118,14 +121,39 @@ def make_learner(
     lora = config_of(module)
     learns = frozenset(name for name, _ in module.named_parameters() if lora is None or learns_with_adapter(name, lora))
     frozen = [parameter for name, parameter in module.named_parameters() if name not in learns]
-    average = freeze(copy.deepcopy(module, {id(parameter): parameter for parameter in frozen}))
+    average = freeze(weights_copy(module, {id(parameter): parameter for parameter in frozen}))
     optimiser = make_optimiser([parameter for name, parameter in module.named_parameters() if name in learns], config, rate)
     return Learner(module, average, optimiser, config, rate, config.average if decay is None else decay, average_from, learns)
 
 
 def learning_copy(model: VideoTransformer, config: UpdateConfig, seed: int) -> VideoTransformer:
     """A copy of a model that a stage starts from: of all its weights, or with adapters of its own around the same ones."""
-    return copy.deepcopy(model) if config.trains == "all weights" else adapters_on(model, config, seed)
+    return weights_copy(model, {}) if config.trains == "all weights" else adapters_on(model, config, seed)
+
+
+_SHARING = ContextVar("copies share their weights", default=False)
+
+
+@contextmanager
+def copies_share_weights(sharing: bool) -> Iterator[None]:
+    """Within it, and if `sharing`, a copy of a video model has weights of its own that lie where the original's do.
+
+    For a stage whose models are cut over processes before anybody writes into them (train.arrange): cutting copies a process's part, and
+    what is whole is in host memory once, however many models began from it.
+    """
+    token = _SHARING.set(sharing)
+    try:
+        yield
+    finally:
+        _SHARING.reset(token)
+
+
+def weights_copy(module: Module, kept: dict[int, nn.Parameter]) -> Module:
+    """A copy of a module, but for the parameters `kept` by their id."""
+    if _SHARING.get() and isinstance(module, VideoTransformer):
+        own = {id(weight): nn.Parameter(weight.detach(), weight.requires_grad) for weight in module.parameters()}
+        return copy.deepcopy(module, {**own, **kept})
+    return copy.deepcopy(module, dict(kept))
 
 
 def adapters_on(model: VideoTransformer, config: UpdateConfig, seed: int) -> VideoTransformer:

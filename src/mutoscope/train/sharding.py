@@ -43,7 +43,7 @@ def shard_model(model: VideoTransformer, mesh: DeviceMesh, precision: str, devic
     """
     kept = kept_whole(model)
     for parameter in kept:
-        parameter.data = parameter.data.to(device)
+        parameter.data = parameter.data.to(device, copy=True)  # what is cut is copied too: models may share their weights until now
     narrow = computes_in_bf16(precision, device)
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False) if narrow else MixedPrecisionPolicy()
     for block in model.blocks:
