@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mutoscope.core.errors import DataError
-from mutoscope.studies.depth_far import far_effects, far_table, matching_losses, matching_table, read_far
+from mutoscope.studies.depth_far import branch_effects, branch_table, far_effects, far_table, matching_losses, matching_table, read_far
 
 NAMES = {"teacher": "teacher", "2": "2 steps"}
 
@@ -47,10 +47,29 @@ def test_what_matching_loses_is_the_mean_of_its_students(tmp_path):
 def test_names_of_memories_come_from_their_folders(tmp_path):
     measure(tmp_path, "one", {"seed-3/window+fast-weights-last-pass/matching-1": 0.4})
     assert read_far(tmp_path) == {("window+fast-weights, last pass", "1", 512): {3: 0.4}}
+    measure(tmp_path, "two", {"seed-2/window+fast-weights-taught-seed2/matching-1": 0.5})
+    assert read_far(tmp_path)["window+fast-weights, taught", "1", 512] == {2: 0.5}
     assert read_far(tmp_path / "nothing") == {}
 
 
-@pytest.mark.parametrize("path", ["seed-3/window+dreams/matching-1", "seed-3/full/matching-8", "run-3/full/matching-1"])
+def test_longer_rollouts_are_paired_with_those_of_a_clips_length(tmp_path):
+    measure(tmp_path, "plain", {"seed-2/fast-weights/matching-2": 0.3, "seed-3/fast-weights/matching-2": 0.5})
+    longer = {f"seed-{seed}/fast-weights-longer-rollouts-seed{seed}/matching-2": value for seed, value in ((2, 0.7), (3, 0.8), (4, 0.1))}
+    measure(tmp_path, "longer", longer)
+    ((key, gain),) = branch_effects(read_far(tmp_path)).items()
+    assert key == ("fast-weights, longer rollouts", "2", 512) and gain.seeds == 2 and gain.mean == pytest.approx(0.35)
+    assert "| fast-weights, longer rollouts | 2 steps | +0.35 [" in branch_table(read_far(tmp_path), NAMES)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "seed-3/fast-weights-longer-rollouts-seed2/matching-1",
+        "seed-3/window+dreams/matching-1",
+        "seed-3/full/matching-8",
+        "run-3/full/matching-1",
+    ],
+)
 def test_foreign_checkpoints_are_refused(tmp_path, path):
     measure(tmp_path, "one", {path: 0.4})
     with pytest.raises(DataError, match="no checkpoint of this study"):

@@ -1,6 +1,7 @@
 """The study of depth and memory: its grid, its pieces end to end at toy size, and that finished pieces are not run again."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from mutoscope.models.checkpoint import read_manifest
 from mutoscope.recipes.ring import ring_smoke, ring_with
 from mutoscope.studies.depth_memory import (
     LAST_PASS,
+    LONGER,
     MEMORIES,
     NAMES,
     TAUGHT,
@@ -41,14 +43,14 @@ SMALL = StudyConfig(lead=4, away=(8,), episodes=2, probe=PROBE)
 
 def test_the_grid_has_every_memory_and_its_seeds():
     counts = Counter(piece.memory for piece in grid())
-    assert set(counts) == set(NAMES) == {*MEMORIES, *LAST_PASS, *TAUGHT}
+    assert set(counts) == set(NAMES) == {*MEMORIES, *LAST_PASS, *TAUGHT, *LONGER}
     assert (
         counts["full"] == counts["fast-weights"] == 5
         and counts["window"] == counts["window+linear"] == counts["window+linear, taught"] == 3
     )
-    assert len(set(grid())) == len(grid()) == 50
+    assert len(set(grid())) == len(grid()) == 50 + 3
     assert all(counts[name] == 3 for name in NAMES if "last pass" in name)
-    assert ["last pass" in name for name in NAMES] == [False] * 10 + [True] * 4, "after the others, and each once"
+    assert ["last pass" in name for name in NAMES] == [False] * 11 + [True] * 4, "after the others, and each once"
     assert [piece.seed for piece in grid()] == sorted(piece.seed for piece in grid())
 
 
@@ -62,6 +64,18 @@ def test_last_passes_and_taught_writes_are_crossed():
         assert writes == [{"frozen"}, {"taught"}, {"frozen"}, {"taught"}]
         assert Piece(f"{base}, last pass, taught", 0).base == Piece(f"{base}, last pass", 0) == Piece(f"{base}, last pass", 0).base
     assert Piece("window+linear, last pass, taught", 2).name == "window+linear-last-pass-taught-seed2"
+
+
+def test_longer_rollouts_branch_off_at_matching_and_differ_in_nothing_else():
+    piece = Piece("fast-weights, longer rollouts", 2)
+    own, base = (piece_run(ring_with, each) for each in (piece, piece.base))
+    matched = [stage for stage in own.stages if isinstance(stage, MatchingStage)]
+    assert [stage.frames_beyond_clip for stage in matched] == [64] * 3
+    assert replace(own, stages=()) == replace(base, stages=()) and base.memory == own.memory
+    undone = [replace(stage, frames_beyond_clip=0) if isinstance(stage, MatchingStage) else stage for stage in own.stages]
+    assert tuple(undone) == base.stages
+    assert piece.base == Piece("fast-weights", 2) and piece.folder == "fast-weights-longer-rollouts-seed2"
+    assert [each.seed for each in grid() if each.memory == piece.memory] == [2, 3, 4]
 
 
 def test_every_memory_is_trained_where_frames_are_evicted():

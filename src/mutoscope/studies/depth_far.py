@@ -9,7 +9,7 @@ import numpy as np
 
 from mutoscope.core.errors import DataError
 from mutoscope.core.files import read_json
-from mutoscope.studies.depth_memory import NAMES, Piece
+from mutoscope.studies.depth_memory import LONGER, NAMES, Piece
 from mutoscope.studies.effects import Effect, effect, paired_effect
 
 FAR = "far"
@@ -34,11 +34,12 @@ def read_far(folder: Path) -> Far:
 
 def _place(checkpoint: str, file: Path) -> tuple[str, str, int]:
     """Memory, depth and seed of `.../seed-3/window+fast-weights/matching-2/checkpoint`."""
-    seed, slug, stage, _ = Path(checkpoint).parts[-4:]
-    memory = next((name for name in NAMES if Piece(name, 0).slug == slug), None)
-    if memory is None or stage not in DEPTH_OF or not seed.removeprefix("seed-").isdigit():
+    seed, folder, stage, _ = Path(checkpoint).parts[-4:]
+    number = seed.removeprefix("seed-")
+    memory = next((name for name in NAMES if number.isdigit() and Piece(name, int(number)).folder == folder), None)
+    if memory is None or stage not in DEPTH_OF:
         raise DataError(f"{file} measured {checkpoint}, which is no checkpoint of this study; move the file elsewhere")
-    return memory, DEPTH_OF[stage], int(seed.removeprefix("seed-"))
+    return memory, DEPTH_OF[stage], int(number)
 
 
 def far_effects(far: Far) -> dict[tuple[str, str, int], Effect]:
@@ -73,6 +74,30 @@ def matching_table(far: Far) -> str:
         if any(cells):
             told = ["-" if cell is None else f"{_interval(cell, '+')}, {cell.seeds}" for cell in cells]
             lines.append(f"| {memory} | {' | '.join(told)} |")
+    return "\n".join(lines) + "\n\nMean [95 % interval over seeds], number of seeds.\n"
+
+
+def branch_effects(far: Far) -> dict[tuple[str, str, int], Effect]:
+    """What longer rollouts in matching recall more than rollouts of a clip's length, by depth and distance, paired by seed."""
+    found = {}
+    for memory, depth, away in far:
+        if memory in LONGER and depth in MATCHED:
+            more = paired_effect(far[memory, depth, away], far.get((LONGER[memory], depth, away), {}))
+            if more is not None:
+                found[memory, depth, away] = more
+    return found
+
+
+def branch_table(far: Far, names: dict[str, str]) -> str:
+    """A line per memory and depth, a column per distance."""
+    effects, distances = branch_effects(far), sorted({away for _, _, away in far})
+    lines = ["| memory | depth | " + " | ".join(f"k = {away}" for away in distances) + " |", "| --- | --- |" + " --- |" * len(distances)]
+    for memory in LONGER:
+        for depth in MATCHED:
+            cells = [effects.get((memory, depth, away)) for away in distances]
+            if any(cells):
+                told = ["-" if cell is None else f"{_interval(cell, '+')}, {cell.seeds}" for cell in cells]
+                lines.append(f"| {memory} | {names[depth]} | {' | '.join(told)} |")
     return "\n".join(lines) + "\n\nMean [95 % interval over seeds], number of seeds.\n"
 
 

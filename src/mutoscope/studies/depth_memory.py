@@ -48,10 +48,21 @@ LAST_PASS: dict[str, Callable[[int], PolicyConfig]] = {
 }
 # Matching that lets gradient into the writes, on top of the same teacher and consistency student.
 TAUGHT = {f"{name}, taught": name for name in ("window+fast-weights", "window+linear", *LAST_PASS)}
+# Matching on rollouts of up to twice a clip, on top of the same too: asked for after far recall was seen to suffer in matching.
+LONGER = {"fast-weights, longer rollouts": "fast-weights"}
+LONGER_BY = 64  # frames
 # In the order in which they are run and shown: what is written from last passes comes after the others.
-NAMES = (*MEMORIES, *(name for name, base in TAUGHT.items() if base in MEMORIES), *LAST_PASS, *(f"{name}, taught" for name in LAST_PASS))
-SEEDS = {"sink+window": 5, "window+fast-weights": 5, "fast-weights": 5, "full": 5}
-FEW_SEEDS = 3
+NAMES = (
+    *MEMORIES,
+    *(name for name, base in TAUGHT.items() if base in MEMORIES),
+    *LONGER,
+    *LAST_PASS,
+    *(f"{name}, taught" for name in LAST_PASS),
+)
+FIRST_FIVE: tuple[int, ...] = (0, 1, 2, 3, 4)
+FIRST_THREE = FIRST_FIVE[:3]
+SEEDS = dict.fromkeys(("sink+window", "window+fast-weights", "fast-weights", "full"), FIRST_FIVE)
+SEEDS |= dict.fromkeys(LONGER, FIRST_FIVE[2:])  # seeds whose far recall is known
 TEACHER_STEPS = 16
 CODE_VERSION = 4  # raise it when the code changes what a piece would find: pieces of another version are run again
 OF_SEED, OF_MEMORY = ("codec", "bidirectional"), ("autoregressive", "consistency")
@@ -87,14 +98,19 @@ class Piece:
         return self.memory.replace(", ", "-").replace(" ", "-")
 
     @property
-    def taught(self) -> bool:
-        """Whether matching teaches the memory's writes."""
-        return self.memory in TAUGHT
+    def branches(self) -> bool:
+        """Whether it differs from its base in matching alone."""
+        return self.base != self
+
+    @property
+    def folder(self) -> str:
+        """The folder of its run."""
+        return self.name if self.branches else self.slug
 
     @property
     def base(self) -> "Piece":
-        """The piece whose teacher and consistency student this one shares: itself, unless its writes are taught."""
-        return Piece(TAUGHT.get(self.memory, self.memory), self.seed)
+        """The piece whose teacher and consistency student this one shares: itself, unless it branches off at matching."""
+        return Piece((TAUGHT | LONGER).get(self.memory, self.memory), self.seed)
 
 
 MakeRun = Callable[[PolicyConfig, int], RunConfig]
@@ -102,18 +118,21 @@ MakeRun = Callable[[PolicyConfig, int], RunConfig]
 
 def grid() -> tuple[Piece, ...]:
     """All pieces, seed by seed, so that an unfinished grid is balanced."""
-    most = max(SEEDS.values())
-    return tuple(Piece(name, seed) for seed in range(most) for name in NAMES if seed < SEEDS.get(name, FEW_SEEDS))
+    return tuple(Piece(name, seed) for seed in FIRST_FIVE for name in NAMES if seed in SEEDS.get(name, FIRST_THREE))
 
 
 def piece_run(make_run: MakeRun, piece: Piece) -> RunConfig:
     """The run of a piece; a full memory holds the clip."""
     frames = make_run(Window(WINDOW), piece.seed).clip_frames
     run = make_run((MEMORIES | LAST_PASS)[piece.base.memory](frames), piece.seed)
-    if not piece.taught:
-        return run
-    stages = (replace(stage, memory_writes="taught") if isinstance(stage, MatchingStage) else stage for stage in run.stages)
-    return replace(run, stages=tuple(stages))
+    return replace(run, stages=tuple(_matched(stage, piece) if isinstance(stage, MatchingStage) else stage for stage in run.stages))
+
+
+def _matched(stage: MatchingStage, piece: Piece) -> MatchingStage:
+    """How a piece does its matching."""
+    if piece.memory in TAUGHT:
+        return replace(stage, memory_writes="taught")
+    return replace(stage, frames_beyond_clip=LONGER_BY) if piece.memory in LONGER else stage
 
 
 def piece_hash(make_run: MakeRun, piece: Piece, config: StudyConfig) -> str:
@@ -136,10 +155,10 @@ def run_piece(
     train_chain(open_chain(make_run(Window(WINDOW), piece.seed), seed / "base", *data, workers), OF_SEED, _say)
     share(seed / "base", seed / piece.base.slug, (*OF_SEED, "latents"))
     chain = open_chain(piece_run(make_run, piece.base), seed / piece.base.slug, *data, workers)
-    if piece.taught:
+    if piece.branches:
         train_chain(chain, OF_MEMORY, _say)
-        share(seed / piece.base.slug, seed / piece.name, (*OF_SEED, "latents", *OF_MEMORY))
-        chain = open_chain(piece_run(make_run, piece), seed / piece.name, *data, workers)
+        share(seed / piece.base.slug, seed / piece.folder, (*OF_SEED, "latents", *OF_MEMORY))
+        chain = open_chain(piece_run(make_run, piece), seed / piece.folder, *data, workers)
     train_chain(chain, (), _say)
     if workers.leads:
         figures = score_piece(chain, config)

@@ -9,7 +9,7 @@ from mutoscope.core.errors import DataError
 from mutoscope.core.files import read_json, write_bytes, write_json
 from mutoscope.core.provenance import provenance
 from mutoscope.media.curves import Line, Panel, Point, draw_panels
-from mutoscope.studies.depth_far import far_table, matching_table, read_far
+from mutoscope.studies.depth_far import branch_effects, branch_table, far_table, matching_table, read_far
 from mutoscope.studies.depth_memory import LAST_PASS
 from mutoscope.studies.depth_memory import NAMES as ROWS
 from mutoscope.studies.depth_probe import CHANCE
@@ -197,15 +197,19 @@ def probe_table(pieces: Pieces) -> str:
 
 def cost_table(pieces: Pieces) -> str:
     """Beside recall: does the world still move, what is kept in view, bytes, and time."""
-    lines = ["| memory | depth | in view | moved | KiB | ms per frame |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        "| memory | depth | PSNR on return, dB | in view | moved | KiB | ms per frame |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
     longest = max(pieces.beyond)
     for memory in ROWS:
         for depth in DEPTHS:
-            rows = [pieces.seeds(memory, depth, longest, name) for name in ("in_view", "moved", "bytes")]
+            rows = [pieces.seeds(memory, depth, longest, name) for name in ("psnr_db", "in_view", "moved", "bytes")]
             if rows[0]:
-                view, moved, size = (float(np.mean(list(row.values()))) for row in rows)
+                psnr, view, moved, size = (float(np.mean(list(row.values()))) for row in rows)
                 milliseconds = float(np.median(list(pieces.seeds(memory, depth, 0, "ms").values())))
-                lines.append(f"| {memory} | {NAMES[depth]} | {view:.3f} | {moved:.3f} | {size / 1024:.0f} | {milliseconds:.1f} |")
+                figures = f"{psnr:.1f} | {view:.3f} | {moved:.3f} | {size / 1024:.0f} | {milliseconds:.1f}"
+                lines.append(f"| {memory} | {NAMES[depth]} | {figures} |")
     return "\n".join(lines) + "\n"
 
 
@@ -245,6 +249,8 @@ def write_report(folder: Path) -> str:
     if far := read_far(folder):
         text += f"\n## Far beyond the clips\n\n{far_table(far, NAMES)}"
         text += f"\n## Far beyond the clips: what the consistency student recalls more than its matching students\n\n{matching_table(far)}"
+        if branch_effects(far):
+            text += f"\n## Far beyond the clips: what longer rollouts in matching recall more\n\n{branch_table(far, NAMES)}"
     plain, factors_plain = (
         {name: {kind: _plain(value) for kind, value in item.items()} for name, item in effects.items()} for effects in (found, factors)
     )
