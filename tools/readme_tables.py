@@ -1,4 +1,4 @@
-"""The tables of the README and of docs/memory.md, docs/text.md and docs/wan.md, written from the files in results/ and nothing else.
+"""The tables of the README and of some pages in docs/, written from the files in results/ and nothing else.
 
 python tools/readme_tables.py            writes them between their markers
 python tools/readme_tables.py --check    says which of them are not what the files say (part of `make check`)
@@ -16,7 +16,7 @@ from mutoscope.studies.recall_report import NOTE, measure_table, tile_table, tru
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
-DOCUMENTS = ("README.md", "docs/memory.md", "docs/text.md", "docs/wan.md")
+DOCUMENTS = ("README.md", "docs/memory.md", "docs/speed.md", "docs/text.md", "docs/wan-codec.md", "docs/wan.md")
 WAN = ("wan-1.3b", "wan-14b")
 RECALL_DOOM, RECALL_RING, LONG = "doom-cover/recall", "ring/recall", "long_session"
 STEPS = (1, 2, 4)
@@ -218,6 +218,54 @@ def _fit_cell(fit: dict, letters: dict[str, str]) -> str:
     return f"{' '.join(marks) or 'as it is'}: {end['bytes'] / 2**30:.1f} GiB, {seconds}{words}"
 
 
+WAN_PARTS = {
+    "attention": ("attention to the window", "layers x 4 x tokens x tokens read x dim"),
+    "feed_forward": ("feed-forward", "layers x 4 x tokens x dim x ffn_dim"),
+    "projections": ("projections of self-attention", "layers x 8 x tokens x dim^2"),
+    "text": (
+        "text: cross-attention and its projections",
+        "layers x (4 (tokens + words) x dim^2 + 4 x tokens x words x dim), and the prompt's embedding",
+    ),
+    "ends": ("patches, noise levels, head", ""),
+    "total": ("all", ""),
+}
+
+
+def wan_arithmetic() -> str:
+    """Operations of a denoising pass by part, then what a chunk takes and allows."""
+    plain = read_json(RESULTS / "wan_arithmetic.json")
+    streams = [plain["streams"][name] for name in WAN]
+    rows = [[*words, *(f"{each['denoising_gflops'][part]:,.0f}" for each in streams)] for part, words in WAN_PARTS.items()]
+    tables = [markdown(["part of one denoising pass", "operations", *(f"{name}, GFLOP" for name in WAN)], rows)]
+    lines = [
+        ["a commit, which ends with the last layer's attention, GFLOP", *(f"{each['commit_gflops']['total']:,.0f}" for each in streams)],
+        ["two steps and the commit, GFLOP", *(f"{each['chunk_gflops']:,.0f}" for each in streams)],
+        ["Wan's decoder for a latent frame, GFLOP", *(f"{each['codec_gflops']:,.0f}" for each in streams)],
+        ["weights in bf16, read once per pass, GB", *(f"{each['bytes_per_pass']['weights'] / 1e9:.1f}" for each in streams)],
+        ["cache in bf16, read once per pass, GB", *(f"{each['bytes_per_pass']['cache'] / 1e9:.1f}" for each in streams)],
+    ]
+    for device in streams[0]["bounds"]:
+        found = [each["bounds"][device] for each in streams]
+        name = f"{device} ({found[0]['flops'] / 1e12:.0f} TFLOP/s)"
+        lines.append([f"{name}: products of a chunk, ms", *(f"{bound['compute_ms']:.1f}" for bound in found)])
+        lines.append([f"{name}: reading of a chunk, ms", *(f"{bound['memory_ms']:.1f}" for bound in found)])
+        lines.append([f"{name}: pixel frames/s at most, without codec", *(f"{bound['pixel_frames_per_second']:.0f}" for bound in found)])
+        lines.append([f"{name}: pixel frames/s at most, with Wan's decoder", *(f"{bound['with_codec_per_second']:.0f}" for bound in found)])
+    return "\n\n".join([*tables, markdown(["of a chunk: one frame, four pixel frames", *WAN], lines)])
+
+
+def wan_decoders() -> str:
+    """Bytes of one player's decoder; what lies on the host is told apart."""
+    rows = []
+    for row in read_json(RESULTS / "wan_arithmetic.json")["decoders"]:
+        gib = {part: row[part] / 2**30 for part in ("weights", "state", "working")}
+        tiled = row["tiles"] > 1
+        label = f"{row['tiles']} {row['decoder']}" if tiled else row["decoder"]
+        state = f"{gib['state']:.2f}" + (f" a tile, {gib['state'] * row['tiles']:.1f} in all" if tiled else "")
+        rows.append([label, f"{gib['weights']:.2f}", state, f"{gib['working']:.2f}", f"{sum(gib.values()):.2f}"])
+    return markdown(["decoder", "weights", "state", "working", "together on the device"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "doom": doom,
     "comparisons": comparisons,
@@ -230,6 +278,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "memory-share": memory_share,
     "prompts": prompts,
     "what-fits": what_fits,
+    "wan-arithmetic": wan_arithmetic,
+    "wan-decoders": wan_decoders,
 }
 
 
