@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from mutoscope.evaluate.recall import RecallTask, play_truth
 from mutoscope.memory.policy import Full, Window, state_of
 from mutoscope.models.checkpoint import read_manifest
 from mutoscope.recipes.ring import ring_smoke, ring_with
+from mutoscope.studies.depth_dreamed import DreamedConfig, ask_dreamed, read_dreamed
 from mutoscope.studies.depth_memory import (
     LAST_PASS,
     LONGER,
@@ -144,6 +146,19 @@ def test_taught_writes_share_all_but_matching_and_say_so(finished):
     assert (own / "consistency").resolve() == (base / "consistency").resolve() and not (own / "matching-2").is_symlink()
     assert read_manifest(own / "matching-2" / "checkpoint").memory_modules == ("fast-mlp: writing taught",)
     assert (finished / "results" / "window+fast-weights-taught-seed1.json").is_file()
+
+
+def test_checkpoints_are_asked_once_for_what_they_dreamed(finished):
+    small = DreamedConfig(lead=4, away=(8, 10), episodes=3)
+    ask = partial(ask_dreamed, data=ring_smoke(Window(4)).data, folder=finished / "runs", results=finished / "results", config=small)
+    pieces = [Piece(memory, 1) for memory in ("window+fast-weights", "window+fast-weights, taught", "window")]
+    assert [ask(piece) for piece in pieces] == [True, True, False] and not ask(pieces[0])
+    found = read_dreamed(finished / "results")
+    keys = {(piece.memory, depth, away) for piece in pieces[:2] for depth in ("teacher", "consistency", "4", "2", "1") for away in (8, 10)}
+    assert found.keys() == keys and all(set(seeds) == {1} for seeds in found.values())
+    teachers = [found[piece.memory, "teacher", 8] for piece in pieces[:2]]
+    assert teachers[0] == teachers[1], "they share it, and episodes and noise are the same"
+    assert "## Landmarks that were dreamed" in write_report(finished / "results")
 
 
 def test_a_finished_piece_is_known_by_its_hash(finished):

@@ -17,6 +17,7 @@ EXAMPLES = (
     "mutoscope study depth-memory",
     "mutoscope study depth-memory --pieces 1 --memories window+fast-weights --seeds 0",
     "mutoscope study depth-memory --report",
+    "mutoscope study depth-memory --dreamed",
 )
 INTERRUPTED = 130
 
@@ -39,6 +40,8 @@ class Options:
     """Only these seeds; default: all."""
     report: bool = False
     """Only write the report from the pieces that are there."""
+    dreamed: bool = False
+    """Train nothing: ask the checkpoints that are there whether they show again what they dreamed themselves."""
     device: str = "auto"
     """auto, cpu or cuda."""
 
@@ -48,23 +51,27 @@ def run(options: Options) -> int:
     from mutoscope.commands.recording import record_recipe
     from mutoscope.core.errors import choose
     from mutoscope.recipes.ring import ring, ring_with
+    from mutoscope.studies.depth_dreamed import DreamedConfig, ask_dreamed
     from mutoscope.studies.depth_memory import NAMES, StudyConfig, grid, is_done, run_piece
     from mutoscope.studies.depth_report import write_report
     from mutoscope.train.loop import Interrupted
     from mutoscope.train.parallel import start_workers
 
-    config = StudyConfig()
+    config, base = StudyConfig(), ring()
     for name in options.memories:
         choose(dict.fromkeys(NAMES), name, "memory of this study")
-    if not options.report:
-        wanted = [
-            piece for piece in grid() if piece.memory in (options.memories or NAMES) and (not options.seeds or piece.seed in options.seeds)
-        ]
+    wanted = [
+        piece for piece in grid() if piece.memory in (options.memories or NAMES) and (not options.seeds or piece.seed in options.seeds)
+    ]
+    if options.dreamed:
+        asked = [ask_dreamed(piece, base.data, options.output, options.results, DreamedConfig()) for piece in wanted]
+        print(f"{sum(asked)} pieces were asked; the others were before, or have no checkpoints in {options.output}", flush=True)
+    elif not options.report:
         missing = [piece for piece in wanted if not is_done(options.results, ring_with, piece, config)]
         workers = start_workers(options.device)
         print(f"{len(wanted) - len(missing)} of {len(wanted)} pieces are done", flush=True)
         todo = missing[: options.pieces or None]
-        data = record_recipe(ring().data, options.output / "data")
+        data = record_recipe(base.data, options.output / "data")
         for number, piece in enumerate(todo):
             print(f"piece {number + 1} of {len(todo)}: {piece.name}", flush=True)
             try:

@@ -65,6 +65,12 @@ SEEDS = dict.fromkeys(("sink+window", "window+fast-weights", "fast-weights", "fu
 SEEDS |= dict.fromkeys(LONGER, FIRST_FIVE[2:])  # seeds whose far recall is known
 TEACHER_STEPS = 16
 CODE_VERSION = 4  # raise it when the code changes what a piece would find: pieces of another version are run again
+# The stage and the steps of every depth.
+DEPTH_STAGES = {
+    "teacher": ("autoregressive", TEACHER_STEPS),
+    "consistency": ("consistency", 4),
+    **{str(steps): (f"matching-{steps}", steps) for steps in (4, 2, 1)},
+}
 OF_SEED, OF_MEMORY = ("codec", "bidirectional"), ("autoregressive", "consistency")
 TIMED_FRAMES, WARM_UP = 40, 8
 
@@ -183,11 +189,9 @@ def score_piece(chain: Chain, config: StudyConfig) -> dict:
     env = make_world(data.world, height=data.height, width=data.width, frame_skip=data.frame_skip)
     clips = [play_truth(env, RecallTask(config.lead, away), config.episodes, config.seed) for away in config.away]
     turns, read = play_truth(env, config.probe.task, config.probe.episodes, config.probe.seed), []
-    depths = {"teacher": ("autoregressive", TEACHER_STEPS), "consistency": ("consistency", 4)}
-    depths |= {str(steps): (f"matching-{steps}", steps) for steps in (4, 2, 1)}
     rows, speeds = [], {}
-    with Progress(len(depths) * sum(config.away), "recall, frames") as bar:
-        for depth, (stage, steps) in depths.items():
+    with Progress(len(DEPTH_STAGES) * sum(config.away), "recall, frames") as bar:
+        for depth, (stage, steps) in DEPTH_STAGES.items():
             checkpoint = load_checkpoint(chain.checkpoint_path(stage), chain.workers.device)
             rows += [score_depth(depth, checkpoint, steps, truth, bar) for truth in clips]
             policy = session_config(checkpoint, steps, turns.frames.shape[1]).policy
