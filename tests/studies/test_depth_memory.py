@@ -34,6 +34,7 @@ from mutoscope.studies.depth_memory import (
 )
 from mutoscope.studies.depth_probe import ProbeConfig
 from mutoscope.studies.depth_report import BEYOND, comparisons, crossed, mean_recall, read_pieces, write_report
+from mutoscope.studies.depth_speed import SpeedConfig, read_speed, time_memories
 from mutoscope.train.config import MatchingStage
 from mutoscope.train.parallel import Workers
 
@@ -159,6 +160,14 @@ def test_checkpoints_are_asked_once_for_what_they_dreamed(finished):
     teachers = [found[piece.memory, "teacher", 8] for piece in pieces[:2]]
     assert teachers[0] == teachers[1], "they share it, and episodes and noise are the same"
     assert "## Landmarks that were dreamed" in write_report(finished / "results")
+
+
+def test_memories_are_timed_in_turns(finished):
+    assert time_memories(finished / "runs", finished / "results", 1, SpeedConfig(4, 1)) == ("sink+window", "window+fast-weights")
+    rows = read_speed(finished / "results")
+    assert len(rows) == 2 * 5 and all(row["ms"] > 0 for row in rows.values())
+    assert all(row["ratio"] == 1 for (memory, _), row in rows.items() if memory == "sink+window")
+    assert "## Time" in write_report(finished / "results")
 
 
 def test_a_finished_piece_is_known_by_its_hash(finished):

@@ -18,6 +18,7 @@ EXAMPLES = (
     "mutoscope study depth-memory --pieces 1 --memories window+fast-weights --seeds 0",
     "mutoscope study depth-memory --report",
     "mutoscope study depth-memory --dreamed",
+    "mutoscope study depth-memory --timed --seeds 2",
 )
 INTERRUPTED = 130
 
@@ -42,6 +43,8 @@ class Options:
     """Only write the report from the pieces that are there."""
     dreamed: bool = False
     """Train nothing: ask the checkpoints that are there whether they show again what they dreamed themselves."""
+    timed: bool = False
+    """Train nothing: time a frame under every memory of the first of `seeds` whose checkpoints are there, in turns."""
     device: str = "auto"
     """auto, cpu or cuda."""
 
@@ -54,6 +57,7 @@ def run(options: Options) -> int:
     from mutoscope.studies.depth_dreamed import DreamedConfig, ask_dreamed
     from mutoscope.studies.depth_memory import NAMES, StudyConfig, grid, is_done, run_piece
     from mutoscope.studies.depth_report import write_report
+    from mutoscope.studies.depth_speed import SpeedConfig, time_memories
     from mutoscope.train.loop import Interrupted
     from mutoscope.train.parallel import start_workers
 
@@ -66,6 +70,8 @@ def run(options: Options) -> int:
     if options.dreamed:
         asked = [ask_dreamed(piece, base.data, options.output, options.results, DreamedConfig()) for piece in wanted]
         print(f"{sum(asked)} pieces were asked; the others were before, or have no checkpoints in {options.output}", flush=True)
+    elif options.timed:
+        print(*time_memories(options.output, options.results, (options.seeds or (0,))[0], SpeedConfig()), sep=", ", flush=True)
     elif not options.report:
         missing = [piece for piece in wanted if not is_done(options.results, ring_with, piece, config)]
         workers = start_workers(options.device)

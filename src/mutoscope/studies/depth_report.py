@@ -14,6 +14,7 @@ from mutoscope.studies.depth_far import branch_effects, branch_table, far_table,
 from mutoscope.studies.depth_memory import LAST_PASS
 from mutoscope.studies.depth_memory import NAMES as ROWS
 from mutoscope.studies.depth_probe import CHANCE
+from mutoscope.studies.depth_speed import read_speed, speed_table
 from mutoscope.studies.effects import Effect, effect, paired_effect
 
 DEPTHS = ("teacher", "consistency", "4", "2", "1")
@@ -67,8 +68,6 @@ def read_pieces(folder: Path) -> Pieces:
         for row in file["rows"]:
             for name in ("identity", "in_view", "moved", "psnr_db", "bytes"):
                 values.setdefault((file["memory"], row["depth"], row["away"], name), {})[file["seed"]] = float(row[name])
-        for depth, seconds in file["seconds_per_frame"].items():
-            values.setdefault((file["memory"], depth, 0, "ms"), {})[file["seed"]] = 1000 * sum(seconds.values())
     read: dict[tuple[str, str, int, str, int], dict[int, float]] = {}
     for file in files:
         for row in file["probe"]["rows"] if "probe" in file else ():
@@ -197,20 +196,15 @@ def probe_table(pieces: Pieces) -> str:
 
 
 def cost_table(pieces: Pieces) -> str:
-    """Beside recall: does the world still move, what is kept in view, bytes, and time."""
-    lines = [
-        "| memory | depth | PSNR on return, dB | in view | moved | KiB | ms per frame |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    """Beside recall: how near the return is to the true picture, what is kept in view, whether the world still moves, and bytes."""
+    lines = ["| memory | depth | PSNR on return, dB | in view | moved | KiB |", "| --- | --- | --- | --- | --- | --- |"]
     longest = max(pieces.beyond)
     for memory in ROWS:
         for depth in DEPTHS:
             rows = [pieces.seeds(memory, depth, longest, name) for name in ("psnr_db", "in_view", "moved", "bytes")]
             if rows[0]:
                 psnr, view, moved, size = (float(np.mean(list(row.values()))) for row in rows)
-                milliseconds = float(np.median(list(pieces.seeds(memory, depth, 0, "ms").values())))
-                figures = f"{psnr:.1f} | {view:.3f} | {moved:.3f} | {size / 1024:.0f} | {milliseconds:.1f}"
-                lines.append(f"| {memory} | {NAMES[depth]} | {figures} |")
+                lines.append(f"| {memory} | {NAMES[depth]} | {psnr:.1f} | {view:.3f} | {moved:.3f} | {size / 1024:.0f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -247,6 +241,8 @@ def write_report(folder: Path) -> str:
         f"## Which pass writes, and gradient into the writes, mean over k = {inside}\n\n{crossed_table(factors)}\n"
         f"## The past in hidden states\n\n{probe_table(pieces)}\n## Beside recall\n\n{cost_table(pieces)}"
     )
+    if speed := read_speed(folder):
+        text += f"\n## Time\n\n{speed_table(speed, NAMES)}"
     if dreamed := read_dreamed(folder):
         text += f"\n## Landmarks that were dreamed\n\n{dreamed_table(dreamed, NAMES)}"
     if far := read_far(folder):
