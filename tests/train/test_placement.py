@@ -71,7 +71,7 @@ def layers_after_backward() -> int:
     model = stage.learners["model"].module
     recompute_blocks(model)
     context = encode_context(model, batch.clean, batch.conditions, clip_layout(model, RUN.memory, (1,) * 7, CPU))
-    sum(part.square().sum() for layer in context.layers for part in layer).backward()
+    sum(part.square().sum() for layer in context.layers.values() for part in layer).backward()
     return len(context.layers)
 
 
