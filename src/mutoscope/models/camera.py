@@ -83,7 +83,7 @@ def integrate(actions: Tensor, known: Tensor, camera: CameraConfig, start: Tenso
 
 
 def inverse_motions(held: Tensor, camera: CameraConfig) -> Tensor:
-    """What actions `[.., 8]`, in frames of them, do to a pose: the inverse of the camera's motion in its own frame, float64 `[.., 4, 4]`."""
+    """What actions `[.., 8]`, in frames of them, do to a pose: the inverse of the motion in the camera's frame, float64 `[.., 4, 4]`."""
     names = CAMERA_ACTIONS.names
     right, forward, yaw, pitch = (held[..., names.index(plus)] - held[..., names.index(minus)] for plus, minus in AXES)
     turn = about_y(math.radians(camera.turn) * yaw) @ about_x(math.radians(camera.turn) * pitch)
