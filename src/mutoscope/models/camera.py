@@ -118,5 +118,5 @@ def inverse_pose(poses: Tensor) -> Tensor:
     """The inverse of rigid motions `[.., 4, 4]`: rotation transposed, translation turned back."""
     turned = poses[..., :3, :3].mT
     result = torch.zeros_like(poses)
-    result[..., :3, :3], result[..., :3, 3:], result[..., 3, 3] = turned, -turned @ poses[..., :3, 3:], 1.0
+    result[..., :3, :3], result[..., :3, 3], result[..., 3, 3] = turned, -(turned * poses[..., None, :3, 3]).sum(-1), 1.0
     return result

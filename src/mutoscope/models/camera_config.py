@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.world import ActionSpec, WorldSpec
 from mutoscope.memory.ledger import described
-from mutoscope.memory.policy import AnyMemory, ContentConfig, policy_name, training_base
+from mutoscope.memory.policy import AnyMemory, ContentConfig, Stateful, policy_name, training_base
 
 CAMERA_ACTIONS = ActionSpec("multi_binary", ("forward", "backward", "left", "right", "turn_left", "turn_right", "look_up", "look_down"))
 """What moves a camera, in the order of the action vector."""
@@ -55,7 +55,14 @@ def check_camera_world(camera: CameraConfig | None, world: WorldSpec) -> None:
 
 def check_camera_memory(camera: CameraConfig | None, policy: AnyMemory) -> None:
     """Refuse a memory that a model with this camera cannot have; one without a camera can have all."""
-    if camera is not None and isinstance(policy, ContentConfig):
+    if camera is None:
+        return
+    if isinstance(policy, Stateful):
+        raise ConfigError(
+            f"the memory '{policy_name(policy)}' has a learned memory beside its frames, and a model with a camera has none; "
+            f"take {described(policy.cache)}"
+        )
+    if isinstance(policy, ContentConfig):
         raise ConfigError(
             f"the memory '{policy_name(policy)}' chooses what it keeps by content, and a model with a camera attends twice in every layer, "
             f"by keys that no scorer compares; take {described(training_base(policy))}, or another that goes by a frame's number"
