@@ -136,6 +136,30 @@ def test_the_branch_is_what_the_formula_says_token_by_token():
         assert torch.allclose(made[:, head], wanted, atol=1e-9)
 
 
+def far_off(units: float, dtype: torch.dtype) -> float:
+    """Relative error of what cameras read when the world began so many units behind them."""
+    told = with_cameras(camera_conditions(4, batch=1), CameraConfig())
+    assert told.cameras is not None
+    queries, keys, values = normal((3, 1, 4 * 8, 64), stream(2, "far"), torch.float64)
+
+    def read(cameras: Tensor, dtype: torch.dtype) -> Tensor:
+        views = views_of(cameras, CameraConfig(), dtype)
+        pairs = zip((views.asking, views.told, views.told), (queries, keys, values), strict=True)
+        parts = [apply_view(matrix, x.to(dtype))[:, None] for matrix, x in pairs]
+        return apply_view(views.read, WholeClip(torch.zeros(0))(-1, *parts)[:, 0]).double()
+
+    behind = still_cameras(1)[0]
+    behind[2, 3] = -units
+    right = read(told.cameras, torch.float64)
+    return float((read(told.cameras @ behind, dtype) - right).norm() / right.norm())
+
+
+def test_far_from_where_the_world_began_half_precision_rounds():
+    """The limit that docs/wan.md names: 40 units are 500 frames straight ahead."""
+    assert far_off(40, torch.float64) < 1e-12 and far_off(40, torch.float32) < 5e-5
+    assert far_off(0, torch.bfloat16) < 0.02 < far_off(40, torch.bfloat16) < 0.2
+
+
 def moved_world(conditions: Conditions, change: Tensor) -> Conditions:
     """The same cameras in a world whose frame was changed, `[4, 4]`."""
     assert conditions.cameras is not None
