@@ -106,6 +106,15 @@ def test_an_identity_changes_nothing_at_all():
         assert apply_view(matrix, x.bfloat16()).dtype == torch.bfloat16
 
 
+def test_autocast_leaves_what_cameras_do_alone():
+    told, x = camera_conditions(4), normal((2, 4 * 3, 24), stream(6, "x"))
+    assert told.cameras is not None
+    asking = views_of(told.cameras, CAMERA, torch.float32).asking
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = apply_view(asking, x)
+    assert torch.equal(apply_view(asking, x), narrow)
+
+
 def test_views_are_the_projection_its_transpose_and_its_inverse():
     told = camera_conditions(4)
     assert told.cameras is not None

@@ -10,6 +10,7 @@ like any other. Poses are float64 until they are applied.
 """
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -43,8 +44,12 @@ def views_of(cameras: Tensor, camera: CameraConfig, dtype: torch.dtype) -> Views
 
 
 def apply_view(matrices: Tensor, x: Tensor) -> Tensor:
-    """Each frame's matrix `[B, F, 4, 4]` to every group of four channels of its tokens, `[B, F * tokens, dim]` -> the same."""
-    with torch.autocast(x.device.type, enabled=False):
+    """Each frame's matrix `[B, F, 4, 4]` to every group of four channels of its tokens, `[B, F * tokens, dim]` -> the same.
+
+    In the matrices' type: cameras that stand far from each other cancel, which autocast's bfloat16 would not bear.
+    """
+    device = x.device.type
+    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
         groups = x.to(matrices.dtype).reshape(matrices.shape[0] * matrices.shape[1], -1, GROUP)
         return (groups @ matrices.flatten(0, 1).mT).view(x.shape).to(x.dtype)
 
