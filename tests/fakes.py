@@ -26,6 +26,7 @@ from mutoscope.memory.policy import (
     Window,
     state_of,
 )
+from mutoscope.models.camera_config import CAMERA_ACTIONS
 from mutoscope.models.checkpoint import FORMAT_VERSION, Checkpoint, CheckpointManifest, StageName, Starts, freeze, placeless
 from mutoscope.models.codec import ConvCodec, ConvCodecConfig
 from mutoscope.models.conditions import Conditions, action_conditions
@@ -98,7 +99,7 @@ def recipe_transformer(name: str) -> TransformerConfig:
     """The dimensions of a recipe with Wan's codec."""
     run = recipe(name)
     assert isinstance(run.codec, WanCodecConfig)
-    return transformer_config(run.model, run.codec, 0, None)
+    return transformer_config(run.model, run.codec, 0 if run.model.camera is None else CAMERA_ACTIONS.dim, None)
 
 
 def tiny_model(config: TransformerConfig | None = None, seed: int = 0) -> VideoTransformer:

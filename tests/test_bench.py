@@ -16,6 +16,8 @@ from mutoscope.commands.stream_timing import count_codec, fill, pass_by_pass
 from mutoscope.commands.streaming import Stream, StreamSettings, random_codec, random_model, sized
 from mutoscope.core.errors import ConfigError
 from mutoscope.memory.policy import Window
+from mutoscope.models.camera import with_cameras
+from mutoscope.models.camera_config import CameraConfig
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
 from mutoscope.recipes import recipe
@@ -40,6 +42,7 @@ def counted(config: TransformerConfig, step: Step, kind: PassKind) -> float:
     actions = torch.zeros(*shape, config.temporal_stride, config.action_dim)
     text = torch.zeros(step.rows, step.text if config.text_dim else 0, config.text_dim)
     conditions = Conditions(actions, torch.ones(shape).bool(), torch.zeros(*shape, config.action_dim).double(), text, text)
+    conditions = with_cameras(conditions, config.camera)
     latents = tiny_latents(step.chunk, step.rows).float()
     item = Pass(store, both, plan, latents, 0.5, conditions, kind)
     Executor(model).run([item])  # what is worked out once for all passes, such as turns, is none of theirs
@@ -49,10 +52,11 @@ def counted(config: TransformerConfig, step: Step, kind: PassKind) -> float:
 
 
 TEXT, KEYS = {"text_dim": 10, "action_dim": 0, "travel": False}, {"travel": False}
+SEEN = {"text_dim": 10, "action_dim": 8, "travel": False, "camera": CameraConfig()}
 
 
 @pytest.mark.parametrize("step", [Step(1, 1, 4, 7), Step(2, 3, 6, 5)], ids=str)
-@pytest.mark.parametrize("changes", [TEXT, KEYS], ids=["text", "actions"])
+@pytest.mark.parametrize("changes", [TEXT, KEYS, SEEN], ids=["text", "actions", "camera"])
 def test_the_arithmetic_is_what_torch_counts(changes, step):
     config = tiny_config(**changes)
     assert denoising_flops(config, step).total == counted(config, step, "denoising")

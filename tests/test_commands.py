@@ -311,10 +311,21 @@ def test_a_plan_counts_every_byte_by_hand(capsys):
     assert f"{12 * per_frame + 3 * per_frame // 2:,}" in printed  # sinks keep their unrotated keys beside
 
 
-@pytest.mark.parametrize("name", ["", "doom", "wan-14b"])
+@pytest.mark.parametrize("name", ["", "doom", "wan-14b", "wan-1.3b-camera"])
 def test_every_kind_of_model_can_be_planned(name, capsys):
     assert cli.main(["plan", *([name] if name else []), "--policies", "window=4", "--dtype", "fp32", "--rows", "2"]) == 0
     assert "2 players" in capsys.readouterr().out
+
+
+def test_a_plan_counts_a_camera_beside_every_layer(capsys):
+    assert cli.main(["plan", "wan-1.3b-camera", "--tokens", "1024", "--policies", "window=20"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{20 * 2 * 30 * 12 * 128 * 1024 * 2 * 2:,}" in printed and "30 layers that attend twice" in printed
+    assert cli.main(["plan", "wan-1.3b-camera"]) == 0
+    printed = capsys.readouterr().out
+    assert "rolling=6" in printed and not any(name in printed for name in ("merging", "head-wise", "linear"))
+    assert cli.main(["plan", "wan-1.3b-camera", "--policies", "window=8+linear"]) == 2
+    assert "a learned memory beside its frames, and a model with a camera has none; take 'window' (window=8)" in capsys.readouterr().err
 
 
 def test_a_plan_counts_the_host_apart(capsys):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fakes import scatter_parameters
 from mutoscope.core.streams import normal, stream
+from mutoscope.models.camera_config import CAMERA_ACTIONS, CameraConfig
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
 from mutoscope.models.wan_codec_weights import expected
 from mutoscope.models.wan_config import WanCodecConfig
@@ -28,6 +29,9 @@ RUN: RunConfig = replace(
     recipe("wan-1.3b"), name="tiny-wan", model=MODEL, codec=CODEC, data=replace(recipe("wan-1.3b").data, height=32, width=48)
 )
 CONFIG: TransformerConfig = transformer_config(MODEL, CODEC, 0, None)
+# With minWM's camera branch, which its checkpoints have beside Wan's own names.
+SEEN_RUN: RunConfig = replace(RUN, name="tiny-camera", model=replace(MODEL, camera=CameraConfig(move=0.5, turn=25.0)))
+SEEN: TransformerConfig = transformer_config(SEEN_RUN.model, CODEC, CAMERA_ACTIONS.dim, None)
 DIFFUSERS_JSON = {
     "_class_name": "WanTransformer3DModel", "_diffusers_version": "0.33.0.dev0", "added_kv_proj_dim": None, "attention_head_dim": 12,
     "cross_attn_norm": True, "eps": 1e-06, "ffn_dim": 40, "freq_dim": 16, "image_dim": None, "in_channels": 4,
@@ -40,9 +44,9 @@ ORIGINAL_JSON = {
 }  # fmt: skip
 
 
-def wan_tensors(seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+def wan_tensors(seed: int = 0, dtype: torch.dtype = torch.float32, config: TransformerConfig = CONFIG) -> dict[str, Tensor]:
     """Random weights under the original names, which are ours."""
-    model = VideoTransformer(CONFIG).initialise(stream(seed, "tiny wan"))
+    model = VideoTransformer(config).initialise(stream(seed, "tiny wan"))
     scatter_parameters(model, seed)
     return {name: value.to(dtype).clone() for name, value in model.state_dict().items()}
 

@@ -25,6 +25,8 @@ from mutoscope.models.arithmetic import (
     parameters,
     whole_clip,
 )
+from mutoscope.models.camera import with_cameras
+from mutoscope.models.camera_config import CameraConfig
 from mutoscope.models.conditions import action_conditions
 from mutoscope.models.denoise import bidirectional, clip_layout, replay, teacher_forced
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
@@ -33,12 +35,14 @@ ROWS = 2
 SMALL = TransformerConfig(LatentShape(4, 6, 10), 48, 200, 4, 3, freq_dim=32, action_dim=3)
 PROMPTED = TransformerConfig(LatentShape(4, 12, 10), 64, 128, 2, 2, patch=2, freq_dim=16, text_dim=24)
 MOVING = TransformerConfig(LatentShape(3, 8, 8), 96, 192, 3, 2, patch=2, freq_dim=16, action_dim=2, temporal_stride=4, travel=True)
+SEEN = TransformerConfig(LatentShape(4, 12, 10), 64, 128, 2, 2, patch=2, freq_dim=16, action_dim=8, text_dim=24, camera=CameraConfig())
 # A model, frames of its clips, of its chunks, and its memory; groups of several chunks, of padded ones, of one, with keys that move.
 CASES: dict[str, tuple[TransformerConfig, int, int, PolicyConfig]] = {
     "window": (SMALL, 7, 1, Window(3)),
     "prompted, chunks of three": (PROMPTED, 7, 3, SinkWindow(2, 4)),
     "moving": (MOVING, 9, 2, SinkWindow(2, 5)),
     "blended": (SMALL, 5, 2, EmaSink(2, 4, decay=0.5)),
+    "seen": (SEEN, 7, 3, SinkWindow(2, 4)),
 }
 
 
@@ -56,6 +60,7 @@ class Made:
         self.latents, self.sigma = normal((ROWS, frames, *latent), stream(1, "latents")), torch.full((ROWS, frames), 0.5)
         known = torch.ones(ROWS, frames, dtype=torch.bool)
         told = action_conditions(torch.zeros(ROWS, frames, config.temporal_stride, config.action_dim), known)
+        told = with_cameras(told, config.camera)
         self.conditions = replace(told, text=torch.ones(ROWS, self.text, config.text_dim)) if config.text_dim else told
         self.clip = clip_layout(self.model, policy, chunk_lengths(frames, chunk, 1), "cpu")
         self.whole = Going(config, ROWS, frames, whole_clip(frames), self.text)
@@ -85,7 +90,7 @@ def test_parameters_are_counted_exactly(case):
     counted = parameters(model.config)
     assert counted.total == sum(parameter.numel() for parameter in model.parameters())
     assert counted.block == sum(parameter.numel() for parameter in model.blocks[0].parameters())
-    remembering = replace(model.config, travel=False, recall=GatedDelta())
+    remembering = replace(model.config, travel=False, recall=GatedDelta(), camera=None)
     assert parameters(remembering).total == sum(parameter.numel() for parameter in VideoTransformer(remembering).parameters())
 
 

@@ -49,7 +49,9 @@ def outcome(attend, parts: ClipLayout, frames: int) -> list[Tensor]:
 
 def alike(parts: ClipLayout, frames: int, by: ClipLayout | None = None) -> bool:
     """Whether groups (of `by`, if another layout is to blame) do what chunks one by one do."""
-    pairs = zip(outcome(attend_groups, by or parts, frames), outcome(partial(attend_chunks, layer=0), parts, frames), strict=True)
+    pairs = zip(
+        outcome(partial(attend_groups, layer=0), by or parts, frames), outcome(partial(attend_chunks, layer=0), parts, frames), strict=True
+    )
     return all(torch.allclose(found, wanted, atol=1e-12) for found, wanted in pairs)
 
 

@@ -58,7 +58,7 @@ def listed_shares(lengths: tuple[int, ...]) -> list[list[float]]:
     for hook in hooks:
         hook.remove()
     turn = parts.turns.placed(model.travel(conditions)).whole
-    for queries, (_, keys, _) in zip(asked, context.layers, strict=True):
+    for queries, (_, keys, _) in zip(asked, context.layers.values(), strict=True):
         turned = rotate(queries.unflatten(-1, (2, -1)).transpose(1, 2), turn)
         start, shares = 0, []
         for length, near in zip(lengths, frames, strict=True):

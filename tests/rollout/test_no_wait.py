@@ -13,10 +13,12 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fakes import ACTIONS, tiny_checkpoint, tiny_config, tiny_model
+from cameras import camera_config
+from fakes import tiny_checkpoint, tiny_config, tiny_manifest, tiny_model
 from mutoscope.memory.kinds import FastWeights
 from mutoscope.memory.policy import PolicyConfig, RecencyBias, RollingWindow, SinkWindow, Stateful, Window, state_of
-from mutoscope.models.checkpoint import freeze
+from mutoscope.models.camera_config import CAMERA_ACTIONS
+from mutoscope.models.checkpoint import Checkpoint, freeze
 from mutoscope.rollout import executor, session
 from mutoscope.rollout.session import Session, SessionConfig
 
@@ -77,16 +79,22 @@ class HostData(TorchFunctionMode):
 def waits(policy: PolicyConfig, warm_up: int = WARM_UP) -> Counter:
     """Those of a few frames and their commits, after a warm-up."""
     checkpoint = tiny_checkpoint()
-    model = freeze(tiny_model(tiny_config(num_layers=1, recall=state_of(policy))).float()).to("meta")
-    played = Session(replace(checkpoint, model=model, codec=checkpoint.codec.to("meta")), SessionConfig(2, 2, policy))
+    return waited(replace(checkpoint, model=tiny_model(tiny_config(num_layers=1, recall=state_of(policy)))), policy, warm_up)
+
+
+def waited(checkpoint: Checkpoint, policy: PolicyConfig, warm_up: int = WARM_UP) -> Counter:
+    """The same of any checkpoint."""
+    on_device: Any = {"model": freeze(checkpoint.model.float()).to("meta"), "codec": checkpoint.codec.to("meta")}
+    played = Session(replace(checkpoint, **on_device), SessionConfig(2, 2, policy))
+    keys = np.ones(checkpoint.manifest.world.actions.dim, np.float32)
     with Waits():
         played.reset(0, 5)
         for _ in range(warm_up):
-            played.step(np.ones(ACTIONS.dim, np.float32))
+            played.step(keys)
             played.commit()
     with Waits() as counted, HostData(counted.found):
         for _ in range(FRAMES):
-            played.step(np.ones(ACTIONS.dim, np.float32))
+            played.step(keys)
             played.commit()
     return counted.found
 
@@ -100,6 +108,14 @@ def only_pictures(found: Counter) -> bool:
 def test_a_frame_waits_for_nothing_but_its_picture(policy):
     found = waits(INTEGER[policy])
     assert only_pictures(found) and found["to the device"] == 4 * FRAMES  # two draws of noise, actions, which are known
+
+
+def test_a_camera_makes_nobody_wait():
+    config = camera_config(temporal_stride=1, num_layers=1)
+    world = replace(tiny_manifest().world, actions=CAMERA_ACTIONS)
+    checkpoint = replace(tiny_checkpoint(), model=tiny_model(config), starts=None)
+    checkpoint.manifest = tiny_manifest(model=config, world=world, beginning="nothing")
+    assert only_pictures(waited(checkpoint, INTEGER["sink"]))
 
 
 def test_waiting_broken_twin_that_copies_from_pageable_memory(monkeypatch):

@@ -290,7 +290,7 @@ def forgetful(model: VideoTransformer, plan: RolloutPlan, rollout: Rollout, star
     parts, conditions = clip_layout(model, plan.policy, rollout.lengths, "cpu", rollout.context), tiny_conditions(FRAMES)
     context, oldest = encode_context(model, rollout.clean, conditions, parts), start - (4 - plan.chunk_frames)
     chunks = [replace(chunk, sources=tuple(one for one in chunk.sources if one.frame >= oldest)) for chunk in parts.chunks]
-    fresh = [{chunk.chunk.start: memory.start(2) for chunk in chunks} for memory in model.memories]
+    fresh = {layer: {chunk.chunk.start: memory.start(2) for chunk in chunks} for layer, memory in enumerate(model.memories)}
     end, own = replace(parts, chunks=tuple(chunks)).since(start), conditions.frames(start, FRAMES)
     noisy, sigma = rollout.noisy[:, start:], rollout.sigma[:, start:]
     return x0_from_velocity(noisy, denoise_given_context(model, noisy, sigma, own, end, Context(context.layers, fresh)), sigma)
@@ -323,7 +323,7 @@ def test_a_window_begins_where_a_chunk_begins():
     with pytest.raises(ConfigError, match="begins at its frame 0, not at 5: what came before would be forgotten"):
         encode_context(tiny_model(), tiny_latents(6), tiny_conditions(6), parts.since(5))
     with pytest.raises(ConfigError, match="from the beginning of a clip on, not from its frame 5"):
-        denoise_last(tiny_model(), tiny_latents(6), torch.ones(2, 6), tiny_conditions(6), parts.since(5), Context([]))
+        denoise_last(tiny_model(), tiny_latents(6), torch.ones(2, 6), tiny_conditions(6), parts.since(5), Context())
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 import pytest
 
 from mutoscope.core.world import ActionSpec
+from mutoscope.models.camera_config import CAMERA_ACTIONS
 from mutoscope.serve.keys import action_vector, bindings, held_names
 
 WALK = ActionSpec("multi_binary", ("forward", "backward", "turn_left", "turn_right"))
 STRAFE = ActionSpec("multi_binary", (*WALK.names, "left", "right"))
 SCROLL = ActionSpec("discrete", ("stand", "up", "down", "left", "right"))
+CAMERA = CAMERA_ACTIONS
 CAR = ActionSpec("box", ("steer", "speed"), (-1.0, 0.0), (1.0, 1.0))
 
 
@@ -17,7 +19,16 @@ def test_wasd_and_arrows_do_what_one_expects() -> None:
     assert "KeyQ" not in walk and "stand" not in scroll.values()
 
 
-@pytest.mark.parametrize("actions", [WALK, STRAFE, SCROLL, CAR, ActionSpec("discrete", ("noop", "fire", "open", "close"))])
+def test_a_camera_walks_with_one_hand_and_looks_with_the_other() -> None:
+    keys = bindings(CAMERA)
+    assert [keys[f"Key{letter}"] for letter in "WASD"] == ["forward", "left", "backward", "right"]
+    assert [keys[f"Key{letter}"] for letter in "IJKL"] == ["look_up", "turn_left", "look_down", "turn_right"]
+    assert [keys[f"Arrow{way}"] for way in ("Up", "Left", "Down", "Right")] == [keys[f"Key{letter}"] for letter in "IJKL"]
+    assert "KeyI" not in bindings(STRAFE) and "KeyR" not in keys and "KeyP" not in keys
+    assert action_vector(CAMERA, ("look_up", "look_down")).tolist() == [0, 0, 0, 0, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("actions", [WALK, STRAFE, SCROLL, CAMERA, CAR, ActionSpec("discrete", ("noop", "fire", "open", "close"))])
 def test_every_name_has_a_key_and_every_key_a_name(actions: ActionSpec) -> None:
     assert set(bindings(actions).values()) == set(held_names(actions))
 

@@ -71,7 +71,7 @@ def layers_after_backward() -> int:
     model = stage.learners["model"].module
     recompute_blocks(model)
     context = encode_context(model, batch.clean, batch.conditions, clip_layout(model, RUN.memory, (1,) * 7, CPU))
-    sum(part.square().sum() for layer in context.layers for part in layer).backward()
+    sum(part.square().sum() for layer in context.layers.values() for part in layer).backward()
     return len(context.layers)
 
 
@@ -80,7 +80,7 @@ def test_a_recomputed_block_leaves_its_keys_once():
 
 
 def test_broken_twin_that_collects_keys_at_every_pass_is_found(monkeypatch):
-    monkeypatch.setattr(attention, "keep", lambda kept, layer, value: kept.append(value))
+    monkeypatch.setattr(attention, "keep", lambda kept, layer, value: kept.update({len(kept): value}))
     assert layers_after_backward() > 2
 
 

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 
+from mutoscope.models.camera import GROUP
 from mutoscope.models.transformer import TransformerConfig
 
 
@@ -35,8 +36,8 @@ class Step:
 class PassFlops:
     """Floating-point operations of one pass; learned memories are not counted, nor what is no matrix product.
 
-    projections  queries, keys, values and output of self-attention
-    attention    scores and sums over the frames that are read
+    projections  queries, keys, values and output of self-attention; with a camera its output too, and tokens turned by it
+    attention    scores and sums over the frames that are read; with a camera twice
     text         cross-attention with its projections, and the embedding of the prompt
     feed_forward both products
     ends         patches in and out, time and action embeddings
@@ -57,11 +58,12 @@ class PassFlops:
 def denoising_flops(config: TransformerConfig, step: Step) -> PassFlops:
     """A whole forward."""
     dim, layers, queries, read = config.dim, config.num_layers, _tokens(config, step, step.chunk), _tokens(config, step, step.read)
-    square = 2 * dim * dim
+    square, times = 2 * dim * dim, config.attentions // layers
+    branch, turn = _branch(config, queries)
     text = layers * _text_layer(config, step) + (_mlp(config.text_dim, dim, dim) * step.rows * step.text if config.text_dim else 0)
     return PassFlops(
-        projections=layers * 4 * queries * square,
-        attention=layers * 4 * queries * (read / step.rows) * dim,
+        projections=layers * (4 * queries * square + branch + 4 * turn),
+        attention=times * layers * 4 * queries * (read / step.rows) * dim,
         text=text,
         feed_forward=layers * queries * _mlp(dim, config.ffn_dim, dim),
         ends=_entrance(config, step) + queries * 2 * dim * config.latent.channels * config.patch**2,
@@ -71,8 +73,9 @@ def denoising_flops(config: TransformerConfig, step: Step) -> PassFlops:
 def commit_flops(config: TransformerConfig, step: Step) -> PassFlops:
     """A forward that ends with the last layer's attention: without its output, text and feed-forward, and without the head."""
     whole, dim, queries = denoising_flops(config, step), config.dim, _tokens(config, step, step.chunk)
+    branch, turn = _branch(config, queries)
     return PassFlops(
-        projections=whole.projections - 2 * queries * dim * dim,
+        projections=whole.projections - 2 * queries * dim * dim - branch - turn,
         attention=whole.attention,
         text=whole.text - _text_layer(config, step),
         feed_forward=whole.feed_forward - queries * _mlp(dim, config.ffn_dim, dim),
@@ -146,6 +149,11 @@ def _giga(flops: PassFlops) -> dict[str, float]:
     return {**{name: value / 1e9 for name, value in asdict(flops).items()}, "total": flops.total / 1e9}
 
 
+def _branch(config: TransformerConfig, queries: int) -> tuple[float, float]:
+    """A camera branch's projection in one layer, and one of the four turns of its tokens."""
+    return (0.0, 0.0) if config.camera is None else (2.0 * queries * config.dim**2, 2.0 * queries * config.dim * GROUP)
+
+
 def _tokens(config: TransformerConfig, step: Step, frames: int) -> int:
     """Tokens of so many frames of all rows."""
     return step.rows * frames * config.grid.tokens
@@ -168,5 +176,5 @@ def _entrance(config: TransformerConfig, step: Step) -> float:
     """Patches, noise levels and actions of the chunk."""
     frames, patch = step.rows * step.chunk, config.latent.channels * config.patch**2
     levels = _mlp(config.freq_dim, config.dim, config.dim) + _mlp(config.dim, 6 * config.dim)
-    actions = _mlp(config.temporal_stride * config.action_dim, config.dim, config.dim) if config.action_dim else 0
+    actions = _mlp(config.temporal_stride * config.action_dim, config.dim, config.dim) if config.embeds_actions else 0
     return _tokens(config, step, step.chunk) * _mlp(patch, config.dim) + frames * (levels + actions)

@@ -118,7 +118,12 @@ def offered_policies(path: Path, manifest: CheckpointManifest, memory: str) -> t
 
 
 def choosing_policies(frames: int, manifest: CheckpointManifest) -> tuple[PolicyConfig, ...]:
-    """Those that choose by content in `frames` slots and can hold a chunk; frames come back by place where the model reckons places."""
+    """Those that choose by content in `frames` slots and can hold a chunk; frames come back by place where the model reckons places.
+
+    None for a model with a camera.
+    """
+    if manifest.model is not None and manifest.model.camera is not None:
+        return ()
     heads = 2 if manifest.model is None else manifest.model.num_heads
     by: Nearness = "place" if manifest.model is not None and manifest.model.travel else "similarity"
     policies = (Participative.of_frames(frames), replace(Retrieval.of_frames(frames), by=by), Merging.of_frames(frames))

@@ -1,7 +1,8 @@
 """Write a checkpoint's video model in diffusers' layout, for other software: safetensors, their index, and config.json.
 
-The folder loads with diffusers' WanTransformer3DModel.from_pretrained. Weights are written bit for bit. Models with inputs that
-Wan does not have (actions, travel, a learned memory) are refused by name. The low-rank adapter of a stage that trained one is written
+The folder loads with diffusers' WanTransformer3DModel.from_pretrained. Weights are written bit for bit. A model with a camera, for
+which diffusers has no place, is written under the original names instead. Models with inputs that Wan does not have (actions, travel,
+a learned memory) are refused by name. The low-rank adapter of a stage that trained one is written
 for diffusers (load_lora_weights) and for peft, in one folder.
 """
 

@@ -12,6 +12,7 @@ from mutoscope.core.progress import Progress
 from mutoscope.core.proposals import Cost, Step
 from mutoscope.memory.kinds import state_name
 from mutoscope.memory.policy import state_of
+from mutoscope.models.camera_config import CAMERA_ACTIONS
 from mutoscope.models.codec import ConvCodec, ConvCodecConfig
 from mutoscope.models.tiny_codec import TinyCodec, taew_2_1
 from mutoscope.models.transformer import TransformerConfig
@@ -90,6 +91,8 @@ def fits(options: "Options") -> Iterator[Fit]:
 def stage_transformer(run: RunConfig, stage: Any) -> TransformerConfig:
     """The transformer of a stage."""
     actions = 0 if run.model.text_dim else ACTIONS
+    if run.model.camera is not None:
+        actions = CAMERA_ACTIONS.dim
     return transformer_config(run.model, codec_of(run), actions, recall_of(run, stage))
 
 

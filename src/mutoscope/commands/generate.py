@@ -28,6 +28,7 @@ EXAMPLES = (
     "mutoscope generate runs/doom-basic/matching-2 --actions 'forward*20,left*10' --output walk.mp4",
     "mutoscope generate runs/scroll/consistency --actions 'right*16,down*16' --steps 4 --start 3 --scale 8",
     "mutoscope generate runs/doom-basic/matching-2 --actions 'left*200' --memory sink=2,window=6",
+    "mutoscope generate runs/camera --prompts prompts --prompt 'a quiet street*77' --actions 'forward*40,turn_left*36'",
     "mutoscope generate runs/wan-1.3b/matching-2 --prompt 'a quiet street*60' 'the same street in rain*60' --prompts prompts --device cuda",
 )
 
@@ -39,7 +40,7 @@ class Options:
     checkpoint: tyro.conf.Positional[str]
     """A checkpoint folder, a stage's folder in a run, or a bundled name."""
     actions: str = ""
-    """The action script, such as 'forward*20,left*10'."""
+    """The action script, such as 'forward*20,left*10'; beside prompts where a world is told in words and steered with keys."""
     prompt: tuple[str, ...] = ()
     """Prompts, each with its number of pixel frames after a star, one after the other, for worlds that are told in words what to show."""
     switch: Literal["recommit", "keep", "cut"] = "recommit"
@@ -111,15 +112,20 @@ def continue_start(checkpoint: Checkpoint, config: SessionConfig, start: int, sc
 
 
 def tell(options: Options, checkpoint: Checkpoint, config: SessionConfig) -> int:
-    """The video of a world that is told in words what to show."""
+    """The video of a world that is told in words what to show, and of one that is steered besides."""
+    import numpy as np
+
+    from mutoscope.commands.script import parse_script
     from mutoscope.commands.spoken import Spoken, open_voice
     from mutoscope.media.video import write_video
 
-    if options.actions or not options.prompt:
+    actions = checkpoint.manifest.world.actions
+    if not options.prompt or (options.actions and actions.kind == "none"):
         raise ConfigError(f"{checkpoint.path} is told in words what to show; give --prompt 'words*frames', and no --actions")
+    script = parse_script(options.actions, actions) if options.actions else np.zeros((0, actions.dim), np.float32)
     voice = open_voice(checkpoint.path, checkpoint.manifest, Spoken(options.prompts, options.encoder, options.device))
     lines = [(voice.embed(text), count) for text, count in map(timed_prompt, options.prompt)]
-    frames = told_frames(checkpoint, config, options, lines)
+    frames = told_frames(checkpoint, config, options, lines, script)
     write_video(options.output, enlarge(frames, options.scale), checkpoint.manifest.world.content_rate)
     print(f"{options.output}: {len(frames)} frames at {checkpoint.manifest.world.content_rate:g} frames/s, {len(lines)} prompts")
     return 0
@@ -134,21 +140,27 @@ def timed_prompt(text: str) -> tuple[str, int]:
 
 
 def told_frames(
-    checkpoint: Checkpoint, config: SessionConfig, options: Options, lines: list[tuple[tuple[Tensor, Tensor], int]]
+    checkpoint: Checkpoint, config: SessionConfig, options: Options, lines: list[tuple[tuple[Tensor, Tensor], int]], script: np.ndarray
 ) -> np.ndarray:
-    """Pixel frames of prompts one after the other, uint8 `[T, H, W, 3]`; whole chunks, so that a prompt may have some frames more."""
+    """Pixel frames of prompts one after the other, uint8 `[T, H, W, 3]`; whole chunks, so that a prompt may have some frames more.
+
+    `script` `[n, action]`: what is pressed, frame by frame after the first chunk; then nothing is.
+    """
     import numpy as np
 
     from mutoscope.rollout.session import Session
 
-    session, still, made = Session(checkpoint, config), np.zeros(checkpoint.manifest.world.actions.dim, np.float32), []
+    session, made, pressed = Session(checkpoint, config), [], 0
     with Progress(sum(count for _, count in lines), "generating") as bar:
         for index, ((text, negative), count) in enumerate(lines):
             begins = index == 0 or options.switch == "cut"
             session.say(text, negative, "keep" if options.switch == "cut" else options.switch)
             shown = [session.reset(options.start, options.seed + index)] if begins else []
             while sum(map(len, shown)) < count:
-                shown.append(session.step(still))
+                held = script[pressed : pressed + session.pixel_frames]
+                keys = np.pad(held, ((0, session.pixel_frames - len(held)), (0, 0)))
+                shown.append(session.step_rows(keys[None])[0])
+                pressed += session.pixel_frames
             made += shown
             bar.advance(count)
     return np.concatenate(made)

@@ -23,6 +23,7 @@ EXAMPLES = (
     "mutoscope import wan-1.3b Wan2.1-T2V-1.3B --codec Wan2.1-T2V-1.3B/Wan2.1_VAE.pth",
     "mutoscope import wan-1.3b causal-forcing++/framewise-2step.pt --stage matching-2 --output runs/framewise-2step",
     "mutoscope import wan-1.3b self_forcing_dmd.pt --stage matching-4 --set chunk_frames=3 --output runs/self-forcing",
+    "mutoscope import wan-1.3b-camera Wan21/Action2V/dmd/model.pt --stage matching-4 --output runs/camera",
 )
 
 
@@ -59,7 +60,8 @@ def run(options: Options) -> int:
     recipe = read_recipe(options.recipe, options.set)
     if not isinstance(recipe.codec, WanCodecConfig):
         raise ConfigError(
-            f"'{recipe.name}' is no Wan recipe; weights are imported for wan-1.3b, wan-14b, and run.json files made from them"
+            f"'{recipe.name}' is no Wan recipe; weights are imported for wan-1.3b, wan-14b, wan-1.3b-camera, "
+            "and run.json files made from them"
         )
     stage = recipe.stage(options.stage)
     manifest = imported_manifest(recipe, stage, options.content_rate)
@@ -74,12 +76,17 @@ def run(options: Options) -> int:
 
 
 def imported_manifest(run: RunConfig, stage: StageConfig, content_rate: float) -> CheckpointManifest:
-    """What the recipe says about a stage whose weights come from elsewhere: a world that is told what to show in words."""
+    """What the recipe says about a stage whose weights come from elsewhere: a world that is told what to show in words.
+
+    Where the recipe has a camera, keys move that.
+    """
     from mutoscope.core.world import NO_ACTIONS, WorldSpec
+    from mutoscope.models.camera_config import CAMERA_ACTIONS
     from mutoscope.models.wan_config import WanCodecConfig
     from mutoscope.train.build import expected_figures
     from mutoscope.train.manifests import recipe_manifest
 
     assert isinstance(run.codec, WanCodecConfig)
-    world = WorldSpec(run.data.world, run.data.height, run.data.width, content_rate, NO_ACTIONS)
+    actions = NO_ACTIONS if run.model.camera is None else CAMERA_ACTIONS
+    world = WorldSpec(run.data.world, run.data.height, run.data.width, content_rate, actions)
     return recipe_manifest(run, stage, expected_figures(run, stage), world, run.codec)

@@ -33,7 +33,7 @@ def measured_device(config: TransformerConfig) -> Here:
     """Of one layer of `config` on a small picture, without a prompt, forward and backward, on CUDA where there is one."""
     place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     side = config.patch * int(TOKENS**0.5)
-    small = replace(config, latent=LatentShape(config.latent.channels, side, side), num_layers=1, text_dim=0, recall=None)
+    small = replace(config, latent=LatentShape(config.latent.channels, side, side), num_layers=1, text_dim=0, recall=None, camera=None)
     model = VideoTransformer(small).initialise(stream(0, "measured")).to(place)
     latents = normal((1, FRAMES, small.latent.channels, side, side), stream(0, "measured latents")).to(place)
     told = action_conditions(torch.zeros(1, FRAMES, small.temporal_stride, small.action_dim), torch.ones(1, FRAMES, dtype=torch.bool))

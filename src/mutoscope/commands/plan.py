@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from mutoscope.memory.head_store import AnySpec
     from mutoscope.memory.policy import PolicyConfig
+    from mutoscope.models.camera_config import CameraConfig
 
 EXAMPLES = (
     "mutoscope plan",
@@ -91,8 +92,8 @@ def run(options: Options) -> int:
     if min(options.frames, options.chunk, options.rows) < 1 or options.tokens < 0:
         raise ConfigError(f"--frames, --chunk and --rows must be at least 1 and --tokens at least 0, got {options}")
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}[options.dtype]
-    halved = f"head-wise={dimensions(options.model)[1] // 2},frames=21"
-    texts = options.policies or (f"full={options.frames}", *USUAL, halved)
+    halved = f"head-wise={dimensions(options.model).heads // 2},frames=21"
+    texts = options.policies or tuple(filter(lambda text: possible(options, text), (f"full={options.frames}", *USUAL, halved)))
     specs = [(text, cache_spec(options, parse_policy(text))) for text in texts]
     print(table(specs, options, dtype))
     return 0
@@ -121,13 +122,41 @@ def run_fitting(options: Options) -> int:
 def cache_spec(options: Options, policy: PolicyConfig) -> AnySpec:
     """The cache of the named model under a policy."""
     from mutoscope.memory import head_store
+    from mutoscope.models.camera_config import check_camera_memory
 
-    layers, heads, head_dim, own_tokens = dimensions(options.model)
-    return head_store.cache_spec(layers, heads, head_dim, options.tokens or own_tokens, policy, options.chunk, options.rows)
+    size = dimensions(options.model)
+    check_camera_memory(size.camera, policy)
+    times = 1 if size.camera is None else 2
+    return head_store.cache_spec(
+        times * size.layers, size.heads, size.head_dim, options.tokens or size.tokens, policy, options.chunk, options.rows
+    )
 
 
-def dimensions(name: str) -> tuple[int, int, int, int]:
-    """Layers, heads, channels of a head and tokens of a frame of a model."""
+def possible(options: Options, text: str) -> bool:
+    """Whether the named model can have a policy; a camera excludes some."""
+    from mutoscope.commands.checkpoints import parse_policy
+    from mutoscope.models.camera_config import check_camera_memory
+
+    try:
+        check_camera_memory(dimensions(options.model).camera, parse_policy(text))
+    except ConfigError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """Layers, heads, channels of a head and tokens of a frame of a model, and its camera, with which every layer attends twice."""
+
+    layers: int
+    heads: int
+    head_dim: int
+    tokens: int
+    camera: CameraConfig | None
+
+
+def dimensions(name: str) -> Dimensions:
+    """Those of a recipe, a checkpoint, or a bundled name."""
     from mutoscope.commands.checkpoints import bundled_first, find_checkpoint
     from mutoscope.models.checkpoint import read_manifest
     from mutoscope.recipes import RECIPES, recipe
@@ -136,7 +165,8 @@ def dimensions(name: str) -> tuple[int, int, int, int]:
         run_config = recipe(name)
         model, data = run_config.model, run_config.data
         cell = run_config.codec_stride * model.patch
-        return model.num_layers, model.num_heads, model.dim // model.num_heads, (data.height // cell) * (data.width // cell)
+        tokens = (data.height // cell) * (data.width // cell)
+        return Dimensions(model.num_layers, model.num_heads, model.dim // model.num_heads, tokens, model.camera)
     try:
         path = find_checkpoint(name) if name else bundled_first()
     except CheckpointError as error:
@@ -144,13 +174,15 @@ def dimensions(name: str) -> tuple[int, int, int, int]:
     config = read_manifest(path).model
     if config is None:
         raise ConfigError(f"{path} is a codec; give a checkpoint of a later stage")
-    return config.num_layers, config.num_heads, config.head_dim, config.grid.tokens
+    return Dimensions(config.num_layers, config.num_heads, config.head_dim, config.grid.tokens, config.camera)
 
 
 def table(specs: list[tuple[str, AnySpec]], options: Options, dtype: torch.dtype) -> str:
     """One line per policy: slots, bytes, and how the memory grows with the world."""
     first = specs[0][1]
-    size = f"{first.layers} layers, {first.heads} heads of {first.head_dim}, {first.tokens} tokens per frame, {options.dtype}"
+    own = dimensions(options.model)
+    layers = f"{own.layers} layers{'' if own.camera is None else ' that attend twice'}"
+    size = f"{layers}, {first.heads} heads of {first.head_dim}, {first.tokens} tokens per frame, {options.dtype}"
     lines = [f"{options.model or 'the bundled world'}: {size}, {options.rows} player{'s' * (options.rows > 1)}"]
     width = max(len(text) for text, _ in specs) + 2
     lines.append(f"{'policy':<{width}}{'slots':>8}{'bytes':>32}   after {options.frames:,} frames")

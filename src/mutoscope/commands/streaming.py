@@ -16,6 +16,8 @@ from mutoscope.core.errors import ConfigError, MissingPackageError
 from mutoscope.core.streams import normal, stream
 from mutoscope.core.transfer import upload
 from mutoscope.memory.policy import PolicyConfig, state_of
+from mutoscope.models.camera import with_cameras
+from mutoscope.models.camera_config import CAMERA_ACTIONS
 from mutoscope.models.checkpoint import freeze
 from mutoscope.models.codec import Codec, ConvCodec, ConvCodecConfig, to_frames
 from mutoscope.models.conditions import Conditions
@@ -77,6 +79,8 @@ def random_model(settings: StreamSettings) -> VideoTransformer:
     """The recipe's transformer with random weights, made where it will run."""
     run, device = settings.run, torch.device(settings.device)
     actions = 0 if isinstance(run.codec, WanCodecConfig) else ACTIONS
+    if run.model.camera is not None:
+        actions = CAMERA_ACTIONS.dim
     with torch.device("meta"):
         model = VideoTransformer(transformer_config(run.model, _codec_shape(run), actions, state_of(run.memory)))
     model = model.to(PRECISIONS[settings.precision]).to_empty(device=device)
@@ -182,12 +186,13 @@ class Stream:
         return self.rows * self.chunk * self.model.config.temporal_stride
 
     def _conditions(self) -> Conditions:
-        """The same for every chunk: random actions, a random prompt."""
+        """The same for every chunk: random actions, a random prompt, cameras at the beginning."""
         config, seed, device = self.model.config, self.settings.run.seed, self.settings.device
         actions = normal((self.rows, self.chunk, config.temporal_stride, config.action_dim), stream(seed, "bench actions"))
         text = normal((self.rows, self.settings.text if config.text_dim else 0, config.text_dim), stream(seed, "bench prompt"))
         known, travel = torch.ones(self.rows, self.chunk, dtype=torch.bool), torch.zeros(self.rows, self.chunk, config.action_dim).double()
-        return Conditions(actions, known, travel, text, text).to(device, PRECISIONS[self.settings.precision])
+        conditions = with_cameras(Conditions(actions, known, travel, text, text), config.camera)
+        return conditions.to(device, PRECISIONS[self.settings.precision])
 
     def _noise(self, frame: int, draw: int) -> Tensor:
         latent = self.model.config.latent

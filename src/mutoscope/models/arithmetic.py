@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Literal
 
 from mutoscope.memory.ledger import ChunkSources
+from mutoscope.models.camera import GROUP
 from mutoscope.models.groups import chunk_runs, reads_of
 from mutoscope.models.recall import recall_layer
 from mutoscope.models.transformer import TransformerConfig
@@ -140,7 +141,9 @@ def parameters(config: TransformerConfig) -> Parameters:
     """Of models.transformer.VideoTransformer, module by module."""
     dim, cells = config.dim, config.latent.channels * config.patch**2
     attention, sides = 4 * _linear(dim, dim) + 2 * dim, 4 * 2 * dim + 2 * (dim + config.ffn_dim)
-    block = attention + _linear(dim, config.ffn_dim) + _linear(config.ffn_dim, dim) + 6 * dim
+    branch = 0 if config.camera is None else _linear(dim, dim)
+    sides += 2 * dim if branch else 0
+    block = branch + attention + _linear(dim, config.ffn_dim) + _linear(config.ffn_dim, dim) + 6 * dim
     if config.text_dim:
         block, sides = block + attention + 2 * dim, sides + 4 * 2 * dim
     if config.recall is not None:
@@ -149,7 +152,7 @@ def parameters(config: TransformerConfig) -> Parameters:
     around += _linear(dim, cells) + 2 * dim
     if config.text_dim:
         around += _linear(config.text_dim, dim) + _linear(dim, dim)
-    if config.action_dim:
+    if config.embeds_actions:
         around += _linear(config.temporal_stride * config.action_dim, dim) + _linear(dim, dim) + dim
     if config.travel:
         around += 2 * config.action_dim
@@ -178,29 +181,37 @@ class Flops:
 def flops(going: Going) -> Flops:
     """Matrix products and attention, as torch counts them."""
     config, dim = going.config, going.config.dim
-    own = 4 * going.rows * going.reach.pairs * config.grid.tokens**2 * dim
+    own = (config.attentions // config.num_layers) * 4 * going.rows * going.reach.pairs * config.grid.tokens**2 * dim
     attention = own + (4 * going.tokens * dim * going.text if going.prompt else 0)
     told = 2 * going.tokens * 2 * dim * dim  # keys and values
     rest = 2 * going.tokens * 2 * dim * (dim + config.ffn_dim)  # queries, output and feed-forward
     rest += 2 * (going.tokens + going.prompt) * 2 * dim * dim if going.prompt else 0
+    branch, turn = _branch(going)
+    rest += branch
     first, second = _entering(going)
     head = 2 * going.tokens * dim * going.cells
     layers, last = config.num_layers, going.serves != "velocity"  # the last layer of others matters for its keys and values alone
     products, seen = layers * told + (layers - last) * rest, layers - last
-    forward = layers * (told + rest + attention) + first + second + head
+    forward = layers * (told + rest + attention + 4 * turn) + first + second + head
     if going.serves == "cache":
-        forward -= rest + (attention - own) + head - 2 * going.tokens * dim * dim  # its queries are asked
-    inputs = products + seen * ATTENTION_BACKWARD * attention + second + head * (not last)
+        forward -= rest + (attention - own) + head + turn - 2 * going.tokens * dim * dim  # its queries are asked
+    inputs = products + seen * ATTENTION_BACKWARD * attention + second + head * (not last) + 2 * (layers + seen) * turn
     weights = products + first + second + head * (not last)
     return Flops(going.passes * forward, going.passes * inputs, going.passes * weights)
+
+
+def _branch(going: Going) -> tuple[int, int]:
+    """FLOPs of a camera branch's projection in one layer, and of one of the four turns of its tokens by cameras, which learn nothing."""
+    tokens, dim = (0, 0) if going.config.camera is None else (going.tokens, going.config.dim)
+    return 2 * tokens * dim * dim, 2 * tokens * dim * GROUP
 
 
 def _entering(going: Going) -> tuple[int, int]:
     """FLOPs of the products that no gradient leaves, since data enter there, and of those after them up to the blocks."""
     config, dim, frames, prompt = going.config, going.config.dim, going.embedded, going.prompt
     first = frames * config.freq_dim * dim + going.tokens * going.cells * dim
-    first += frames * config.temporal_stride * config.action_dim * dim + prompt * config.text_dim * dim
-    second = frames * (7 + bool(config.action_dim)) * dim * dim + prompt * dim * dim
+    first += frames * config.temporal_stride * config.action_dim * dim * config.embeds_actions + prompt * config.text_dim * dim
+    second = frames * (7 + config.embeds_actions) * dim * dim + prompt * dim * dim
     return 2 * first, 2 * second
 
 
@@ -237,6 +248,8 @@ def layer_bytes(going: Going, numerics: Numerics) -> int:
     asking = (numerics.casts > 1) * narrow + numerics.norm * wide + turned + attended * narrow
     rest = 4 * wide + narrow  # attention's output, the second norm's input and output, that modulated, the feed-forward's output
     total = going.tokens * ((asking + rest) * dim + (3 + config.num_heads) * STATISTIC + 2 * narrow * config.ffn_dim)
+    if config.camera is not None:  # the same once more: queries (keys, values), what they read, and that turned back
+        total += going.tokens * ((attended + (not going.reach.gathered)) * narrow * dim + config.num_heads * STATISTIC)
     total += going.embedded * 7 * dim * wide  # what modulates: the sum of six, and 1 + the second scale
     return total + _told_bytes(going, numerics) + (_crossing(going, numerics) if going.prompt else 0)
 
@@ -259,14 +272,15 @@ def _crossing(going: Going, numerics: Numerics) -> int:
 
 def copy_bytes(going: Going, numerics: Numerics) -> int:
     """Keys and values that one block copies for its chunks, and what is added to their logits."""
-    return 2 * going.copied * numerics.narrow + going.reach.biased * going.config.grid.tokens * numerics.wide
+    attended = going.config.attentions // going.config.num_layers
+    return attended * (2 * going.copied * numerics.narrow + going.reach.biased * going.config.grid.tokens * numerics.wide)
 
 
 def around_bytes(going: Going, numerics: Numerics) -> int:
     """What is kept outside the blocks: patches, the way to the modulation, rotations, text, and the head with the loss."""
     config, wide, narrow, dim = going.config, numerics.wide, numerics.narrow, going.config.dim
     per_frame = (config.freq_dim + 3 * dim) * narrow + dim * wide
-    if config.action_dim:
+    if config.embeds_actions:
         per_frame += (config.temporal_stride * config.action_dim + 2 * dim) * narrow + 1
     total = going.embedded * per_frame + going.tokens * going.cells * narrow
     total += going.prompt * (config.text_dim + 3 * dim) * narrow
@@ -280,13 +294,15 @@ def around_bytes(going: Going, numerics: Numerics) -> int:
 
 def context_bytes(going: Going, numerics: Numerics) -> int:
     """Keys, turned and as they were, and values of every layer of a clean half, which the noisy half reads."""
-    return going.config.num_layers * going.tokens * going.config.dim * (2 * numerics.wide + numerics.narrow)
+    seen = 0 if going.config.camera is None else numerics.wide + numerics.narrow  # cameras know no position: one key
+    return going.config.num_layers * going.tokens * going.config.dim * (2 * numerics.wide + numerics.narrow + seen)
 
 
 def forward_bytes(going: Going, numerics: Numerics) -> int:
     """The most that a forward without gradient holds: the stream, and within a block its attention or its feed-forward."""
     dim, wide, narrow = going.config.dim, numerics.wide, numerics.narrow
     attention = going.tokens * dim * (3 * wide + 4 * narrow) + _gather_bytes(going, numerics)
+    attention += going.tokens * dim * 4 * narrow if going.config.camera is not None else 0
     feed_forward = going.tokens * (2 * going.config.ffn_dim * narrow + dim * narrow)
     return going.tokens * dim * 2 * wide + max(attention, feed_forward)
 

@@ -24,7 +24,7 @@ from mutoscope.models.clip_memory import States, read_chunks, write_chunks
 from mutoscope.models.groups import Bank, Group, group_chunks
 from mutoscope.models.past import Past
 from mutoscope.models.recall import RecallLayer
-from mutoscope.models.rope import rotate, rotations, screen_addresses
+from mutoscope.models.rope import rotate, rotations, screen_addresses, turned
 from mutoscope.models.softmax import attention
 
 T = TypeVar("T")
@@ -38,7 +38,10 @@ class Attend(Protocol):
         ...
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Unrotated `[batch, head, token, head_dim]` three times -> attended values of the same shape."""
+        """Unrotated `[batch, head, token, head_dim]` three times -> attended values of the same shape.
+
+        A negative number is the camera attention of layer ~layer (models.camera): the same, but nothing is rotated.
+        """
         ...
 
     def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -57,7 +60,7 @@ class WholeClip:
         return WholeClip(self.rotation * place.rotation)
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        return attention(rotate(queries, self.rotation), rotate(keys, self.rotation), values)
+        return attention(turned(layer, queries, self.rotation), turned(layer, keys, self.rotation), values)
 
     def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Whole clips have no past to be remembered."""
@@ -183,7 +186,7 @@ class ClipLayout:
         """`[batch, head, token, head_dim]` as one piece per frame, cut once: a slice per use costs a zeroed whole in backward."""
         return x.split(self.grid.tokens, dim=2)
 
-    def gather(self, chunk: ChunkSources, past: "Past") -> tuple[list[Tensor], list[Tensor]]:
+    def gather(self, chunk: ChunkSources, past: "Past", layer: int) -> tuple[list[Tensor], list[Tensor]]:
         """A chunk's past keys and values in pieces: as they are where frames stand in a row, turned anew where they moved or changed."""
         keys: list[Tensor] = []
         picked: list[Tensor] = []
@@ -193,7 +196,7 @@ class ClipLayout:
             if offset == 0 and not changed:
                 keys.extend(rotated[start:stop])
             elif not changed & past.homes.keys():
-                keys.append(rotate(torch.cat(original[start:stop], dim=2), self.rotations(start + offset, stop + offset)))
+                keys.append(turned(layer, torch.cat(original[start:stop], dim=2), self.rotations(start + offset, stop + offset)))
             else:
                 turns = (self.rotations(frame + offset, frame + offset + 1)[past.home(frame)] for frame in range(start, stop))
                 keys.extend(rotate(each, turn) for each, turn in zip(original[start:stop], turns, strict=True))
@@ -212,26 +215,27 @@ class ClipLayout:
 class Context:
     """What the clean half leaves for the noisy half.
 
-    layers  per layer: keys turned to their place but not their position, keys turned to both, and values
-    states  per layer, for models with a learned memory: by its first frame, the state that each chunk's denoising passes read
-    told    per layer, for memories written from last passes, in place of states: the clean keys and values as the layer made them, with
+    layers  by layer: keys turned to their place but not their position, keys turned to both, and values
+    states  by layer, for models with a learned memory: by its first frame, the state that each chunk's denoising passes read
+    told    by layer, for memories written from last passes, in place of states: the clean keys and values as the layer made them, with
             which frames enter that nobody denoised (class LastPasses)
     """
 
-    layers: list[tuple[Tensor, Tensor, Tensor]]
-    states: list[States] = field(default_factory=list)
-    told: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    layers: dict[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    states: dict[int, States] = field(default_factory=dict)
+    told: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def without_frames(self) -> "Context":
         """Keys and values without gradient; what is written into states keeps it."""
-        layers = [(original.detach(), rotated.detach(), values.detach()) for original, rotated, values in self.layers]
+        layers = {
+            layer: (original.detach(), rotated.detach(), values.detach()) for layer, (original, rotated, values) in self.layers.items()
+        }
         return replace(self, layers=layers)
 
 
-def keep(kept: list[T], layer: int, value: T) -> None:
+def keep(kept: dict[int, T], layer: int, value: T) -> None:
     """Collect what a layer leaves, once: a block whose activations are computed again for its gradient comes by with the same."""
-    if layer == len(kept):
-        kept.append(value)
+    kept.setdefault(layer, value)
 
 
 class CleanHalf:
@@ -241,7 +245,7 @@ class CleanHalf:
         if layout.start:
             raise ConfigError(f"the clean past of a clip begins at its frame 0, not at {layout.start}: what came before would be forgotten")
         self.layout, self.turns = layout, layout.turns
-        self.context = Context([])
+        self.context = Context()
 
     def placed(self, place: Place) -> "CleanHalf":
         """The same half, turned to places too; it collects into the same context."""
@@ -250,10 +254,11 @@ class CleanHalf:
         return half
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        rotated = rotate(keys, self.turns.whole)
+        rotated = turned(layer, keys, self.turns.whole)
         original = rotate(keys, self.turns.place) if self.layout.moves and self.turns.place is not None else keys
         keep(self.context.layers, layer, (original, rotated, values))
-        return attend_clip(self.layout, rotate(queries, self.turns.whole), (rotated, values), (original, rotated, values), layer)
+        asking = turned(layer, queries, self.turns.whole)
+        return attend_clip(self.layout, asking, (rotated, values), (original, rotated, values), layer)
 
     def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Commits write, then read. A memory that is written from last passes knows no commits: none writes, and none reads."""
@@ -279,8 +284,8 @@ class NoisyHalf:
         return half
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        rotated = rotate(keys, self.turns.whole)
-        return attend_clip(self.layout, rotate(queries, self.turns.whole), (rotated, values), self.context.layers[layer], layer)
+        asking, rotated = turned(layer, queries, self.turns.whole), turned(layer, keys, self.turns.whole)
+        return attend_clip(self.layout, asking, (rotated, values), self.context.layers[layer], layer)
 
     def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Reads the state that the past left, and writes nothing."""
@@ -301,10 +306,10 @@ class LastPasses:
         if half.layout.start:
             raise ConfigError(f"last passes write from the beginning of a clip on, not from its frame {half.layout.start}")
         self.half = half
-        self.states: list[States] = []
+        self.states: dict[int, States] = {}
 
     def placed(self, place: Place) -> "LastPasses":
-        """The same passes, turned to places too; they collect into the same list."""
+        """The same passes, turned to places too; they collect into the same table."""
         passes = LastPasses(self.half.placed(place))
         passes.states = self.states
         return passes
@@ -330,14 +335,16 @@ class LastPasses:
 
 def attend_clip(layout: ClipLayout, queries: Tensor, own: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor, Tensor], layer: int) -> Tensor:
     """All chunks of a clip: group by group, or one after the other where the past changes between them."""
-    return attend_chunks(layout, queries, own, past, layer) if layout.changes else attend_groups(layout, queries, own, past)
+    return attend_chunks(layout, queries, own, past, layer) if layout.changes else attend_groups(layout, queries, own, past, layer)
 
 
-def attend_groups(layout: ClipLayout, queries: Tensor, own: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def attend_groups(
+    layout: ClipLayout, queries: Tensor, own: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor, Tensor], layer: int
+) -> Tensor:
     """The same as `attend_chunks`, many chunks to a call."""
     tokens = layout.grid.tokens
     bank, asking = Bank.of(own, past, tokens), queries.split([group.frames * tokens for group in layout.groups], dim=2)
-    return torch.cat([group.attend(part, bank) for group, part in zip(layout.groups, asking, strict=True)], dim=2)
+    return torch.cat([group.attend(part, bank, layer) for group, part in zip(layout.groups, asking, strict=True)], dim=2)
 
 
 def attend_chunks(
@@ -354,7 +361,7 @@ def attend_chunks(
             remembered.enter(blend)
         for sift in chunk.sifts:
             remembered.sift(sift, layer)
-        keys, values = layout.gather(chunk, remembered)
+        keys, values = layout.gather(chunk, remembered, layer)
         keys.extend(own_keys[span])
         values.extend(own_values[span])
         asked = torch.cat(asking[span], dim=2)

@@ -34,6 +34,7 @@ class Conditions:
     travel    `[batch, frame, action]` float64: the sum of all known actions before each frame, its own left out
     text      the prompt, `[batch, token, text_dim]` float or as it was read; a model without text takes a width of 0
     negative  the prompt that stands in its place where there is none, of the same kind and size
+    cameras   `[batch, frame, 4, 4]` float64: camera from world at the end of each frame, for models with a camera (models.camera)
     """
 
     actions: Tensor
@@ -41,22 +42,29 @@ class Conditions:
     travel: Tensor
     text: Text
     negative: Text
+    cameras: Tensor | None = None
 
     def frames(self, start: int, stop: int) -> "Conditions":
         """Those of frames start .. stop - 1."""
-        return replace(self, actions=self.actions[:, start:stop], known=self.known[:, start:stop], travel=self.travel[:, start:stop])
+        span = slice(start, stop)
+        cameras = None if self.cameras is None else self.cameras[:, span]
+        return replace(self, actions=self.actions[:, span], known=self.known[:, span], travel=self.travel[:, span], cameras=cameras)
 
     def rows(self, rows: slice) -> "Conditions":
         """Those of some rows of the batch."""
         text, negative = (text_rows(item, rows) for item in (self.text, self.negative))
-        return Conditions(self.actions[rows], self.known[rows], self.travel[rows], text, negative)
+        cameras = None if self.cameras is None else self.cameras[rows]
+        return Conditions(self.actions[rows], self.known[rows], self.travel[rows], text, negative, cameras)
 
     def told(self, text: Text, negative: Text) -> "Conditions":
         """The same frames under a prompt and its negative."""
         return replace(self, text=text, negative=negative)
 
     def null(self, chunks: Sequence[int]) -> "Conditions":
-        """Guidance's null: of chunks of these lengths no action is known, only where each began, and the negative prompt holds."""
+        """Guidance's null: of chunks of these lengths no action is known, only where each began, and the negative prompt holds.
+
+        Cameras stay where they are: of a model with a camera the prompt alone is guided.
+        """
         self._check_negative()
         return replace(self, known=torch.zeros_like(self.known), travel=self._held(chunks), text=self.negative)
 
@@ -81,9 +89,10 @@ class Conditions:
         return replace(self, actions=actions, travel=travel)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "Conditions":
-        """On a device, floats in a type; travel stays in float64."""
+        """On a device, floats in a type; travel and cameras stay in float64."""
         text, negative = (text_on(item, device, dtype) for item in (self.text, self.negative))
-        return Conditions(self.actions.to(device, dtype), self.known.to(device), self.travel.to(device), text, negative)
+        cameras = None if self.cameras is None else self.cameras.to(device)
+        return Conditions(self.actions.to(device, dtype), self.known.to(device), self.travel.to(device), text, negative, cameras)
 
     def _check_negative(self) -> None:
         if text_size(self.text) != text_size(self.negative):
@@ -156,7 +165,17 @@ def join(conditions: Sequence[Conditions]) -> Conditions:
     parts = [(item.actions, item.known, item.travel) for item in conditions]
     actions, known, travel = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     text, negative = joined_text([item.text for item in conditions]), joined_text([item.negative for item in conditions])
-    return Conditions(actions, known, travel, text, negative)
+    return Conditions(actions, known, travel, text, negative, joined_cameras([item.cameras for item in conditions], dim=0))
+
+
+def joined_cameras(parts: Sequence[Tensor | None], dim: int) -> Tensor | None:
+    """Cameras of several batches (dim 0) or of frames in a row (dim 1); all of them have some, or none."""
+    cameras = [part for part in parts if part is not None]
+    if not cameras:
+        return None
+    if len(cameras) < len(parts):
+        raise ConfigError("some of these frames have cameras and others have none; give all of them cameras (models.camera.with_cameras)")
+    return torch.cat(cameras, dim=dim)
 
 
 def own_travel(actions: Tensor, known: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mutoscope.core.shapes import TokenGrid
 from mutoscope.memory.ledger import ChunkSources
-from mutoscope.models.rope import rotate, rotations
+from mutoscope.models.rope import rotations, turned
 from mutoscope.models.softmax import attention
 
 MOST_KEYS = 1 << 16  # tokens that the chunks of a group read together: what is gathered is a copy
@@ -41,12 +41,12 @@ class Group:
         """Frames of all its chunks."""
         return self.chunks * self.length
 
-    def attend(self, queries: Tensor, bank: "Bank") -> Tensor:
-        """Queries of its frames `[batch, head, frames * tokens, head_dim]` -> what they read, of the same shape."""
+    def attend(self, queries: Tensor, bank: "Bank", layer: int) -> Tensor:
+        """A layer's queries of its frames `[batch, head, frames * tokens, head_dim]` -> what they read, of the same shape."""
         keys, values = self._cut(bank.keys, self.kept), self._cut(bank.values, self.kept)
         if self.moved.numel():
-            turned = rotate(bank.originals.index_select(2, self.moved).flatten(2, 3), self.turns)
-            keys = torch.cat([turned.view(*keys.shape[:2], -1, keys.shape[-1]), keys], dim=2)
+            moved = turned(layer, bank.originals.index_select(2, self.moved).flatten(2, 3), self.turns)
+            keys = torch.cat([moved.view(*keys.shape[:2], -1, keys.shape[-1]), keys], dim=2)
             values = torch.cat([self._cut(bank.values, self.moved), values], dim=2)
         asking = queries.reshape(-1, self.chunks, queries.shape[2] // self.chunks, queries.shape[3])
         return attention(asking, keys, values, self.bias).view(queries.shape)

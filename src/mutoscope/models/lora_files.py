@@ -26,6 +26,10 @@ def export_adapter(source: Path, target: Path) -> int:
     if adapter is None or manifest.model is None:
         raise CheckpointError(f"{source} has no adapter; stages have one whose update.trains is a LoraConfig. Export its weights instead")
     sizes_of(manifest.model)
+    if manifest.model.camera is not None:
+        raise CheckpointError(
+            f"{source} has a camera branch, which no model has that diffusers or peft would put this adapter on; export the weights instead"
+        )
     tensors = wan_factors(adapter)
 
     def write(folder: Path) -> None:

@@ -107,6 +107,11 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
 
 
+def turned(layer: int, x: Tensor, rotation: Tensor) -> Tensor:
+    """`rotate` for a layer's own attention; its camera attention, layer ~l (models.camera), is not turned."""
+    return x if layer < 0 else rotate(x, rotation)
+
+
 def rotate_pairs(x: Tensor, rotation: Tensor) -> Tensor:
     """`rotate` without complex numbers, which compilers do not fuse; as it is, it takes longer."""
     wide = x if x.dtype == torch.float64 else x.float()

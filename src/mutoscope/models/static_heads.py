@@ -14,6 +14,7 @@ from mutoscope.memory.heads import HeadTable, HeadWise
 from mutoscope.memory.ledger import ChunkSources, chunk_lengths, layout
 from mutoscope.memory.policy import Full, SinkWindow
 from mutoscope.models.attention import Place, Turns
+from mutoscope.models.camera_config import check_camera_memory
 from mutoscope.models.checkpoint import Checkpoint
 from mutoscope.models.codec import to_model_pixels
 from mutoscope.models.conditions import Conditions, clip_conditions
@@ -84,6 +85,7 @@ def head_shares(model: VideoTransformer, clean: Tensor, conditions: Conditions, 
 
     Over clean clips `[B, F, C, H, W]` cut into chunks, at the commit's noise level 0.
     """
+    check_camera_memory(model.config.camera, policy)
     frames = near_frames(policy, lengths)
     if all(all(near) for near in frames):
         raise ConfigError(f"clips of {sum(lengths)} frames show nothing beyond {policy.sink} sinks and a window of {policy.window}")

@@ -6,13 +6,13 @@ is passed in (models.attention), so that training and play run the very same lay
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
+from torch.nn.functional import layer_norm, linear
 
+from mutoscope.core.config import added_later
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.shapes import LatentShape, TokenGrid, token_grid
 from mutoscope.memory.choosing import Retrieval
@@ -22,8 +22,11 @@ from mutoscope.memory.kinds import StateConfig
 from mutoscope.memory.policy import PolicyConfig, state_of
 from mutoscope.memory.store import MemoryStore
 from mutoscope.models.attention import Attend, Place
+from mutoscope.models.camera import Views, views_of
+from mutoscope.models.camera_config import CameraConfig, check_camera_actions, check_camera_memory
 from mutoscope.models.conditions import Conditions, ReadText, Text, text_size
-from mutoscope.models.recall import LearnedRecall, RecallLayer, learned_memories, recall_layer
+from mutoscope.models.layers import Attention
+from mutoscope.models.recall import LearnedRecall, learned_memories, recall_layer
 from mutoscope.models.rope import travel_addresses, travel_rotations
 from mutoscope.models.scorers import make_scorer, place_of
 
@@ -32,7 +35,8 @@ from mutoscope.models.scorers import make_scorer, place_of
 class TransformerConfig:
     """Dimensions. `action_dim` and `text_dim` of 0 leave those inputs out; `temporal_stride` is the codec's; `travel`: see class Travel.
 
-    `recall` is the state that a learned memory keeps in every layer (models.recall); None leaves the memory out.
+    `recall` is the state that a learned memory keeps in every layer (models.recall); None leaves the memory out. `camera`: actions move a
+    camera and are told nothing else (models.camera); None leaves the camera out.
     """
 
     latent: LatentShape
@@ -48,12 +52,25 @@ class TransformerConfig:
     travel: bool = False
     recall: StateConfig | None = None
     eps: float = 1e-6
+    camera: CameraConfig | None = added_later(None)
 
     def __post_init__(self) -> None:
         if self.dim % self.num_heads:
             raise ConfigError(f"dim {self.dim} does not divide into {self.num_heads} heads")
         if self.travel and not self.action_dim:
             raise ConfigError("travel needs actions to reckon from, and action_dim is 0")
+        if self.camera is not None:
+            self._check_camera()
+
+    def _check_camera(self) -> None:
+        check_camera_actions(self.action_dim)
+        if self.travel or self.recall is not None:
+            raise ConfigError(
+                "a model with a camera reckons poses from its actions, and keys that travel or a learned memory would count the same "
+                "motion again; leave out travel and recall, or the camera"
+            )
+        if self.head_dim % 4:
+            raise ConfigError(f"a camera turns groups of four channels, and heads of {self.head_dim} do not divide into them")
 
     @property
     def head_dim(self) -> int:
@@ -65,61 +82,27 @@ class TransformerConfig:
         """Tokens of one frame."""
         return token_grid(self.latent, self.patch)
 
+    @property
+    def attentions(self) -> int:
+        """How many times tokens attend: once in every layer, and with a camera twice."""
+        return self.num_layers if self.camera is None else 2 * self.num_layers
+
+    @property
+    def embeds_actions(self) -> bool:
+        """Whether actions are told to the layers; those that move a camera are not."""
+        return self.action_dim > 0 and self.camera is None
+
     def cache(self, policy: PolicyConfig, max_chunk: int, rows: int = 1) -> AnySpec:
-        """The cache that this model needs under a policy; one that goes by places needs a model that reckons them."""
+        """The cache that this model needs under a policy; one that goes by places needs a model that reckons them.
+
+        A model with a camera has places for its camera attention after those of its layers: layer ~l is the l-th from the end.
+        """
+        check_camera_memory(self.camera, policy)
         if isinstance(policy, Retrieval) and policy.by == "place" and not self.travel:
             raise ConfigError(
                 "this model does not reckon where it stands (travel), and cannot find frames by their place; use by=similarity"
             )
-        return cache_spec(self.num_layers, self.num_heads, self.head_dim, self.grid.tokens, policy, max_chunk, rows)
-
-
-class RMSNorm(nn.Module):
-    """x / sqrt(mean x^2 + eps) * weight, over all heads' channels together (as Wan norms queries and keys)."""
-
-    def __init__(self, dim: int, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[..., dim]` -> the same."""
-        return nn.functional.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
-
-
-class Attention(nn.Module):
-    """Projections of an attention layer; `heads` folds `[B, N, dim]` into `[B, head, N, head_dim]`."""
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.num_heads = config.num_heads
-        self.q, self.k = nn.Linear(config.dim, config.dim), nn.Linear(config.dim, config.dim)
-        self.v, self.o = nn.Linear(config.dim, config.dim), nn.Linear(config.dim, config.dim)
-        self.norm_q, self.norm_k = RMSNorm(config.dim, config.eps), RMSNorm(config.dim, config.eps)
-
-    def heads(self, x: Tensor) -> Tensor:
-        """`[B, N, dim]` -> `[B, head, N, head_dim]`."""
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-
-    def self_attention(self, x: Tensor, layer: int, attend: Attend, memories: Iterable[RecallLayer]) -> Tensor:
-        """Queries, keys and values of x, attended as the mode says, with what learned memories recall added: `[B, head, N, head_dim]`."""
-        queries, keys, values = self.heads(self.norm_q(self.q(x))), self.heads(self.norm_k(self.k(x))), self.heads(self.v(x))
-        attended = attend(layer, queries, keys, values)
-        for memory in memories:
-            attended = attended + attend.recall(layer, memory, queries, keys, values)
-        return attended
-
-    def join(self, attended: Tensor) -> Tensor:
-        """All heads projected out, `[B, head, N, head_dim]` -> `[B, N, dim]`."""
-        return self.o(attended.transpose(1, 2).flatten(2))
-
-    def read(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of text tokens `[B, L, dim]`, each `[B, head, L, head_dim]`."""
-        return self.heads(self.norm_k(self.k(text))), self.heads(self.v(text))
-
-    def cross_attention(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Tokens of x read what `read` made of the text."""
-        return self.join(scaled_dot_product_attention(self.heads(self.norm_q(self.q(x))), keys, values))
+        return cache_spec(self.attentions, self.num_heads, self.head_dim, self.grid.tokens, policy, max_chunk, rows)
 
 
 class Block(nn.Module):
@@ -129,6 +112,8 @@ class Block(nn.Module):
         super().__init__()
         self.layer, self.eps, self.dim = layer, config.eps, config.dim
         self.self_attn = Attention(config)
+        if config.camera is not None:
+            self.self_attn.prope_o = nn.Linear(config.dim, config.dim)
         self.reads_text = config.text_dim > 0
         if self.reads_text:
             self.cross_attn = Attention(config)
@@ -138,10 +123,10 @@ class Block(nn.Module):
         self.memories = () if config.recall is None else (recall_layer(config.recall, config.num_heads, config.head_dim),)
         self.recall = nn.ModuleList(self.memories)
 
-    def forward(self, x: Tensor, modulation: Tensor, text: Text, attend: Attend) -> Tensor:
+    def forward(self, x: Tensor, modulation: Tensor, text: Text, attend: Attend, views: Views | None) -> Tensor:
         """x `[B, F, T, dim]`, modulation `[B, F, 6, dim]`, text `[B, L, dim]` or as it was read; one without text is not looked at."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self._modulation(modulation)
-        attended = self.self_attn.join(self._attended(x, shift1, scale1, attend))
+        attended = self.self_attn.project(self._attended(x, shift1, scale1, attend, views), views)
         x = torch.addcmul(x, attended.view(x.shape), gate1)
         if self.reads_text:
             flat = x.flatten(1, 2)
@@ -149,10 +134,10 @@ class Block(nn.Module):
         normed = torch.addcmul(shift2, layer_norm(x, (self.dim,), eps=self.eps), 1 + scale2)
         return torch.addcmul(x, self.ffn(normed), gate2)
 
-    def write(self, x: Tensor, modulation: Tensor, attend: Attend) -> None:
+    def write(self, x: Tensor, modulation: Tensor, attend: Attend, views: Views | None) -> None:
         """What `forward` writes into memory, and no more."""
         shift, scale = self._modulation(modulation)[:2]
-        self._attended(x, shift, scale, attend)
+        self._attended(x, shift, scale, attend, views)
 
     def _text(self, text: Text) -> tuple[Tensor, Tensor]:
         """The text's keys and values in this layer: those that were made once for the prompt, or made now."""
@@ -162,9 +147,9 @@ class Block(nn.Module):
         """Shift, scale and gate of attention, then of the feed-forward, each `[B, F, 1, dim]`."""
         return (modulation + self.modulation)[:, :, :, None].unbind(2)
 
-    def _attended(self, x: Tensor, shift: Tensor, scale: Tensor, attend: Attend) -> Tensor:
+    def _attended(self, x: Tensor, shift: Tensor, scale: Tensor, attend: Attend, views: Views | None) -> tuple[Tensor, ...]:
         normed = torch.addcmul(shift, layer_norm(x, (self.dim,), eps=self.eps), 1 + scale)
-        return self.self_attn.self_attention(normed.flatten(1, 2), self.layer, attend, self.memories)
+        return self.self_attn.self_attention(normed.flatten(1, 2), self.layer, attend, self.memories, views)
 
 
 class Head(nn.Module):
@@ -217,13 +202,14 @@ class Travel(nn.Module):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the blocks are given: x `[B, F, tokens, dim]`, embedding `[B, F, dim]`, modulation `[B, F, 6, dim]`, text for the blocks."""
+    """What the blocks are given: x `[B, F, tokens, dim]`, embedding `[B, F, dim]`, modulation `[B, F, 6, dim]`, text, cameras' views."""
 
     x: Tensor
     embedding: Tensor
     modulation: Tensor
     text: Text
     attend: Attend
+    views: Views | None
 
 
 class VideoTransformer(nn.Module):
@@ -238,7 +224,7 @@ class VideoTransformer(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         if config.text_dim:
             self.text_embedding = nn.Sequential(nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
-        if config.action_dim:
+        if config.embeds_actions:
             self.action_embedding = ActionEmbedding(config)
         if config.travel:
             self.travel = Travel(config)
@@ -250,7 +236,7 @@ class VideoTransformer(nn.Module):
         for name, parameter in self.named_parameters():
             if ".recall." in name:
                 continue
-            if name == "travel.step":
+            if name == "travel.step" or ".prope_o." in name:
                 nn.init.zeros_(parameter)
             elif name.endswith("modulation"):
                 nn.init.normal_(parameter, std=self.config.dim**-0.5, generator=generator)
@@ -299,7 +285,7 @@ class VideoTransformer(nn.Module):
         run = self._enter(latents, sigma, conditions, attend)
         x = run.x
         for block in self.blocks:
-            x = block(x, run.modulation, run.text, run.attend)
+            x = block(x, run.modulation, run.text, run.attend, run.views)
         return self.join_patches(self.head(x, run.embedding))
 
     def write(self, latents: Tensor, sigma: Tensor, conditions: Conditions, attend: Attend) -> None:
@@ -307,21 +293,26 @@ class VideoTransformer(nn.Module):
         run = self._enter(latents, sigma, conditions, attend)
         x = run.x
         for block in self.blocks[:-1]:
-            x = block(x, run.modulation, run.text, run.attend)
+            x = block(x, run.modulation, run.text, run.attend, run.views)
         last = self.blocks[-1]
         assert isinstance(last, Block)
-        last.write(x, run.modulation, run.attend)
+        last.write(x, run.modulation, run.attend, run.views)
 
     def _enter(self, latents: Tensor, sigma: Tensor, conditions: Conditions, attend: Attend) -> "Inputs":
         self._check(latents, sigma, conditions)
         embedding = self.time_embedding(sinusoids(1000 * sigma, self.config.freq_dim).to(latents.dtype))
-        if self.config.action_dim:
+        if self.config.embeds_actions:
             embedding = embedding + self.action_embedding(conditions)
         modulation = self.time_projection(embedding).unflatten(-1, (6, -1))
         text = self.text_embedding(conditions.text) if isinstance(conditions.text, Tensor) and self.config.text_dim else conditions.text
         if self.config.travel:
             attend = attend.placed(self.travel(conditions))
-        return Inputs(self.embed_patches(latents), embedding, modulation, text, attend)
+        return Inputs(self.embed_patches(latents), embedding, modulation, text, attend, self._views(conditions, latents))
+
+    def _views(self, conditions: Conditions, latents: Tensor) -> Views | None:
+        """What cameras do to tokens; None where there are none."""
+        camera, cameras = self.config.camera, conditions.cameras
+        return None if camera is None or cameras is None else views_of(cameras, camera, latents.dtype)
 
     @torch.no_grad()
     def read_text(self, text: Tensor) -> ReadText:
@@ -356,6 +347,12 @@ class VideoTransformer(nn.Module):
         actions = (*latents.shape[:2], config.temporal_stride, config.action_dim)
         if config.action_dim and tuple(conditions.actions.shape) != actions:
             raise ConfigError(f"actions are {tuple(conditions.actions.shape)}; they must be {actions}")
+        cameras = (*latents.shape[:2], 4, 4)
+        if config.camera is not None and (conditions.cameras is None or tuple(conditions.cameras.shape) != cameras):
+            given = "none" if conditions.cameras is None else tuple(conditions.cameras.shape)
+            raise ConfigError(
+                f"cameras are {given}; this model is steered by {cameras}: models.camera.with_cameras makes them from actions"
+            )
         if config.text_dim:
             self._check_text(conditions.text, latents.shape[0])
 

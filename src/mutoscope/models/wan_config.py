@@ -199,3 +199,21 @@ def diffusers_config(sizes: WanSizes) -> dict[str, Any]:
         "eps": sizes.eps,
         "rope_max_seq_len": DIFFUSERS_POSITIONS,
     }
+
+
+def original_config(sizes: WanSizes) -> dict[str, Any]:
+    """The config.json of the original repository's `WanModel` of these dimensions."""
+    return {
+        "_class_name": "WanModel",
+        **ORIGINAL_FIXED,
+        "patch_size": [1, sizes.patch, sizes.patch],
+        "text_dim": sizes.text_dim,
+        "in_dim": sizes.channels,
+        "dim": sizes.dim,
+        "ffn_dim": sizes.ffn_dim,
+        "freq_dim": sizes.freq_dim,
+        "out_dim": sizes.channels,
+        "num_heads": sizes.num_heads,
+        "num_layers": sizes.num_layers,
+        "eps": sizes.eps,
+    }

@@ -36,6 +36,8 @@ BLOCK_BACK = {theirs: ours for ours, theirs in BLOCK.items()}
 # What FSDP, activation checkpointing and torch.compile put into names, anywhere; and what wrappers put in front, as often as they wrap.
 WRAPPERS = {"_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"}
 PREFIXES = {"model", "module", "generator"}
+# The camera branch of minWM's checkpoints, beside a layer's own projections: under this name in the original layout and in ours.
+CAMERA = "prope_o"
 IN_BLOCK = re.compile(r"(|.*\.)blocks\.(\d+)(\..+)")
 
 
@@ -58,11 +60,6 @@ REFUSALS = (
         frozenset({"vace_blocks", "vace_patch_embedding"}),
         "the control branch of VACE checkpoints",
         "take the text-to-video checkpoint of the same size",
-    ),
-    Refusal(
-        frozenset({"prope_o"}),
-        "the camera branch (PRoPE) of minWM's action checkpoints",
-        "take a checkpoint without camera control; leaving the branch out would give another model",
     ),
     Refusal(
         frozenset({"lora_A", "lora_B", "lora_down", "lora_up"}),

@@ -1,6 +1,6 @@
 """Wan weights in and out: a foreign checkpoint fitted to a transformer of ours, and ours written in diffusers' layout."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from mutoscope.core.files import hash_file, write_atomically, write_folder, writ
 from mutoscope.models.checkpoint import IMPORTED, CheckpointManifest, read_manifest
 from mutoscope.models.foreign import INDEX, WEIGHT_STEMS, ForeignWeights, read_safetensors
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
-from mutoscope.models.wan_config import WanSizes, diffusers_config, read_sizes
-from mutoscope.models.wan_keys import listed, our_names, to_diffusers
+from mutoscope.models.wan_config import WanSizes, diffusers_config, original_config, read_sizes
+from mutoscope.models.wan_keys import CAMERA, listed, our_names, to_diffusers
 
 STEM = WEIGHT_STEMS[0]
 CODEC_PREFIX = "vae."
@@ -25,8 +25,11 @@ FORMAT = {"format": "pt"}  # which diffusers and transformers ask for
 
 
 def sizes_of(config: TransformerConfig) -> WanSizes:
-    """The dimensions that a transformer of ours shares with Wan; inputs that Wan does not have are refused."""
-    others = {"actions": config.action_dim, "travel": config.travel, "a learned memory": config.recall}
+    """The dimensions that a transformer of ours shares with Wan; inputs that Wan does not have are refused.
+
+    A camera is none: what it adds are weights of its own, in the original layout.
+    """
+    others = {"actions": config.embeds_actions, "travel": config.travel, "a learned memory": config.recall}
     if added := [name for name, value in others.items() if value]:
         raise CheckpointError(f"this model also takes {', '.join(added)}, which Wan's layout has no place for; it stays in our own format")
     if not config.text_dim:
@@ -48,6 +51,7 @@ def fit(weights: ForeignWeights, config: TransformerConfig) -> dict[str, Tensor]
     if weights.config is not None:
         compare_sizes(read_sizes(weights.config, str(weights.source / "config.json")), sizes_of(config), weights.source)
     ours, wanted = our_names(weights.tensors), parameter_shapes(config)
+    check_branch(weights, config)
     tensors = {ours[name]: tensor for name, tensor in weights.tensors.items()}
     problems = []
     if missing := wanted.keys() - tensors.keys():
@@ -62,6 +66,21 @@ def fit(weights: ForeignWeights, config: TransformerConfig) -> dict[str, Tensor]
     if problems:
         raise CheckpointError(f"{weights.source} does not fit this model: {'; '.join(problems)}")
     return tensors
+
+
+def check_branch(weights: ForeignWeights, config: TransformerConfig) -> None:
+    """Weights and model both have the camera branch, or neither has; leaving it out, or adding one, would be another model."""
+    branch = [name for name in weights.tensors if CAMERA in name.split(".")]
+    if branch and config.camera is None:
+        raise CheckpointError(
+            f"{weights.source} holds the camera branch of minWM's checkpoints ({listed(branch)}), and this recipe has no camera; "
+            "import it as wan-1.3b-camera, or as a recipe whose model.camera says what lens it was trained with"
+        )
+    if not branch and config.camera is not None:
+        raise CheckpointError(
+            f"{weights.source} has no camera branch (blocks.*.self_attn.{CAMERA}.*), and this recipe has a camera; take a checkpoint with "
+            "camera control, or import this one as a recipe without, such as wan-1.3b"
+        )
 
 
 def compare_sizes(found: WanSizes, wanted: WanSizes, source: Path) -> None:
@@ -130,27 +149,36 @@ def plan_shards(sizes: Mapping[str, int], limit: int) -> tuple[Shard, ...]:
 
 
 def export_wan(source: Path, target: Path, *, weights: str, shard_bytes: int) -> tuple[Shard, ...]:
-    """Write a checkpoint's `average` or raw `model` weights in diffusers' layout, bit for bit and in their own types."""
+    """Write a checkpoint's `average` or raw `model` weights in diffusers' layout, bit for bit and in their own types.
+
+    A model with a camera is written under the original names, as minWM has them: diffusers' class has no place for the branch.
+    """
     manifest = read_manifest(source)
     if manifest.model is None:
         raise CheckpointError(f"{source} is a '{manifest.stage}' checkpoint and holds no video model; give one of a later stage")
-    config = diffusers_config(sizes_of(manifest.model))
+    sizes, rename = sizes_of(manifest.model), layout_names(manifest.model)
+    config = diffusers_config(sizes) if manifest.model.camera is None else original_config(sizes)
     own = ForeignWeights(Path(source) / f"{weights}.safetensors", "", read_safetensors(Path(source) / f"{weights}.safetensors"), None)
     tensors = fit(own, manifest.model)
     shards = plan_shards({name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}, shard_bytes)
 
     def write(folder: Path) -> None:
         for shard in shards:
-            write_tensors(folder / shard.name, {to_diffusers(name): tensors[name] for name in shard.holds})
+            write_tensors(folder / shard.name, {rename(name): tensors[name] for name in shard.holds})
         if len(shards) > 1:
-            write_json(folder / f"{STEM}{INDEX}", shard_index(shards, tensors))
+            write_json(folder / f"{STEM}{INDEX}", shard_index(shards, tensors, rename))
         write_json(folder / "config.json", config)
 
     write_folder(target, write)
     return shards
 
 
-def shard_index(shards: tuple[Shard, ...], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The index beside several shards: diffusers' name -> file, and the size of all in bytes."""
+def layout_names(config: TransformerConfig) -> Callable[[str], str]:
+    """Our names -> those of the layout that a model is exported in."""
+    return to_diffusers if config.camera is None else str
+
+
+def shard_index(shards: tuple[Shard, ...], tensors: Mapping[str, Tensor], rename: Callable[[str], str]) -> dict[str, Any]:
+    """The index beside several shards: the layout's name -> file, and the size of all in bytes."""
     total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    return {"metadata": {"total_size": total}, "weight_map": {to_diffusers(name): shard.name for shard in shards for name in shard.holds}}
+    return {"metadata": {"total_size": total}, "weight_map": {rename(name): shard.name for shard in shards for name in shard.holds}}

@@ -7,7 +7,7 @@ from mutoscope.recipes.doom import doom, doom_basic, doom_cover, doom_wing
 from mutoscope.recipes.ring import ring
 from mutoscope.recipes.scroll import scroll, scroll_chunk, scroll_smoke
 from mutoscope.recipes.shapes import shapes
-from mutoscope.recipes.wan import wan_1_3b, wan_14b
+from mutoscope.recipes.wan import wan_1_3b, wan_1_3b_camera, wan_14b
 from mutoscope.train.config import RunConfig
 
 RECIPES: dict[str, Callable[[], RunConfig]] = {
@@ -21,6 +21,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "scroll-smoke": scroll_smoke,
     "shapes": shapes,
     "wan-1.3b": wan_1_3b,
+    "wan-1.3b-camera": wan_1_3b_camera,
     "wan-14b": wan_14b,
 }
 

@@ -4,7 +4,10 @@ The bidirectional teacher is the published text-to-video model, brought in by `m
 published fine-tunings. Pictures may have any size that divides by 16, chunks any length: change them in the recipe.
 """
 
+from dataclasses import replace
+
 from mutoscope.memory.policy import Window
+from mutoscope.models.camera_config import CameraConfig
 from mutoscope.models.text_config import TextConfig
 from mutoscope.models.wan_config import wan_2_1
 from mutoscope.train.config import (
@@ -22,6 +25,13 @@ from mutoscope.train.config import (
 def wan_1_3b() -> RunConfig:
     """Wan2.1-T2V-1.3B."""
     return _wan("wan-1.3b", ModelConfig(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30, patch=2, freq_dim=256, text_dim=4096))
+
+
+def wan_1_3b_camera() -> RunConfig:
+    """Wan2.1-T2V-1.3B with minWM's camera branch (arXiv 2605.30263): its chunks of 4 frames, clips and window of 20."""
+    plain = wan_1_3b()
+    model = replace(plain.model, camera=CameraConfig())
+    return replace(plain, name="wan-1.3b-camera", model=model, memory=Window(20), chunk_frames=4, clip_frames=20)
 
 
 def wan_14b() -> RunConfig:

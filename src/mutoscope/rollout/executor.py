@@ -22,7 +22,7 @@ from mutoscope.models.attention import Attend, Place, Turns
 from mutoscope.models.conditions import Conditions, join
 from mutoscope.models.heads import HeadByHead, head_split
 from mutoscope.models.recall import RecallLayer
-from mutoscope.models.rope import rotate, rotations
+from mutoscope.models.rope import rotate, rotations, turned
 from mutoscope.models.scorers import place_of
 from mutoscope.models.softmax import Kernel, sdpa
 from mutoscope.models.transformer import VideoTransformer
@@ -106,14 +106,14 @@ class Segment:
         """The chunk's keys and values into its slots."""
         store, rows, turns = self.store, self.item.rows, self.turns
         original = rotate(keys, turns.place) if store.spec.moving_slots and turns.place is not None else keys
-        store.write(layer, rows, self.plan.write_slots, original, rotate(keys, turns.whole), values)
+        store.write(layer, rows, self.plan.write_slots, original, turned(layer, keys, turns.whole), values)
         if self.item.commits and store.spec.criterion != "nothing":
             note_layer(layer, self, queries, keys)
 
     def read(self, layer: int, queries: Tensor) -> Tensor:
         """What the chunk's queries find in the slots."""
         past_keys, past_values = self.store.read(layer, self.item.rows, self.reads)
-        return self.kernel(rotate(queries, self.turns.whole), past_keys, past_values, self.hidden)
+        return self.kernel(turned(layer, queries, self.turns.whole), past_keys, past_values, self.hidden)
 
     def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """A pass writes and reads as its kind does; a commit reads what it wrote, a last pass what the chunks before it did."""
@@ -300,6 +300,7 @@ def remember_evicted(model: VideoTransformer, store: MemoryStore, plan: ChunkPla
 def place_moved(model: VideoTransformer, store: MemoryStore, plan: ChunkPlan, rows: slice) -> None:
     """Rotate sinks that now stand elsewhere, in all layers at once, from their originals; note where everything stands.
 
+    Camera attention knows no position: what the store holds for it (the places after the layers') is put back as it was.
     Its seconds are added to the store's `moving_seconds`; on CUDA that is the time to queue the work.
     """
     config, numbers, began = model.config, range(*rows.indices(store.spec.rows)), time.perf_counter()
@@ -309,7 +310,9 @@ def place_moved(model: VideoTransformer, store: MemoryStore, plan: ChunkPlan, ro
         span = store.span(slot)
         if store.is_mosaic(numbers[0], slot):
             rotation = rotation[store.homes[:, rows, :, span].long()]
-        store.place(rows, slot, rotate(store.originals[:, rows, :, span], rotation))
+        own, seen = store.originals[:, rows, :, span].tensor_split([config.num_layers])
+        moved = rotate(own, rotation)
+        store.place(rows, slot, torch.cat([moved, seen]) if len(seen) else moved)
     for row in numbers:
         store.note_positions(row, plan)
     store.moving_seconds += time.perf_counter() - began

@@ -19,7 +19,7 @@ from mutoscope.memory.ledger import ChunkPlan
 from mutoscope.memory.policy import Full, RecencyBias, Window, policy_name
 from mutoscope.memory.store import MemoryStore
 from mutoscope.models.attention import Place
-from mutoscope.models.conditions import Conditions, same_text
+from mutoscope.models.conditions import Conditions, joined_cameras, same_text
 from mutoscope.models.recall import RecallLayer
 from mutoscope.rollout.executor import Executor, Pass, Planner, Runner, Segment, drive
 from mutoscope.rollout.planner import ChunkJob
@@ -116,7 +116,8 @@ def side_by_side(first: Conditions, second: Conditions) -> Conditions:
         raise ConfigError("the prompt changes between these chunks: commit the first one by itself")
     parts = ((first.actions, second.actions), (first.known, second.known), (first.travel, second.travel))
     actions, known, travel = (torch.cat(pair, dim=1) for pair in parts)
-    return replace(second, actions=actions, known=known, travel=travel)
+    cameras = joined_cameras((first.cameras, second.cameras), dim=1)
+    return replace(second, actions=actions, known=known, travel=travel, cameras=cameras)
 
 
 def fused(planner: Planner, commit: Pass) -> Planner:

@@ -14,6 +14,7 @@ from mutoscope.core.streams import derive_seed, stream
 from mutoscope.core.transfer import upload
 from mutoscope.core.world import WorldSpec
 from mutoscope.memory.policy import PolicyConfig
+from mutoscope.models.camera import still_cameras, with_cameras
 from mutoscope.models.checkpoint import Checkpoint, CheckpointManifest
 from mutoscope.models.codec import Codec, CodecState, move_state, state_bytes, to_frames, to_model_pixels
 from mutoscope.models.conditions import Conditions, Text, action_conditions, clip_conditions, text_size
@@ -69,6 +70,7 @@ class SessionState:
     generated_chunks: int
     seeds: tuple[int, ...]
     travel: Tensor
+    camera: Tensor
     prompt: tuple[Text, Text]
     recent: tuple[RecentChunk, ...]
 
@@ -102,6 +104,7 @@ class Session:
         nothing = torch.zeros(rows, 0, model.config.text_dim, device=self.device)
         self.prompt: tuple[Text, Text] = (nothing, nothing)
         self.travel = torch.zeros(rows, self.world.actions.dim, dtype=torch.float64, device=self.device)
+        self.camera = still_cameras(rows, self.device)  # camera from world, at the end of the newest frame
         self.recent = RecentChunks(RECOMMITTED_FRAMES if model.config.text_dim else 0)
 
     @property
@@ -165,10 +168,10 @@ class Session:
         _, self.codec_state = self.codec.decode_next(latents, self.codec_state)
         vectors = torch.from_numpy(np.array(actions, dtype=np.float32)).to(self.device)
         flags = torch.from_numpy(np.array(known, dtype=bool)).to(self.device)
-        conditions = self._told(clip_conditions(vectors, flags, self.codec.temporal_stride))
+        conditions = self._seen(self._told(clip_conditions(vectors, flags, self.codec.temporal_stride)))
         for frame in range(latents.shape[1]):
             self._commit(frame, latents[:, frame : frame + 1], conditions.frames(frame, frame + 1), "real")
-        self.travel = conditions.travelled()[:, -1]
+        self._arrive(conditions)
         self.num_frames = latents.shape[1]
 
     def reset_from_nothing(self, seeds: Sequence[int]) -> np.ndarray:
@@ -230,7 +233,7 @@ class Session:
     def close_chunk(self, latents: Tensor) -> np.ndarray:
         """Take over a finished chunk: decode it and keep it open for its commit."""
         self.pending, self.pending_conditions = latents, self.chunk_conditions
-        self.travel = self.chunk_conditions.travelled()[:, -1]
+        self._arrive(self.chunk_conditions)
         self.num_frames += self.chunk_frames
         self.generated_chunks += 1
         pixels, self.codec_state = self.codec.decode_next(latents, self.codec_state)
@@ -247,6 +250,7 @@ class Session:
             self.generated_chunks,
             self.seeds,
             self.travel,
+            self.camera,
             self.prompt,
             self.recent.chunks,
         )
@@ -257,7 +261,8 @@ class Session:
         self.pending = None if state.pending is None else state.pending.clone()
         self.pending_conditions, self.codec_state = state.pending_conditions, move_state(state.codec_state, self.device)
         self.num_frames, self.generated_chunks, self.seeds = state.num_frames, state.generated_chunks, state.seeds
-        self.travel, self.prompt, self.recent.chunks = state.travel, state.prompt, state.recent
+        self.travel, self.camera = state.travel, state.camera
+        self.prompt, self.recent.chunks = state.prompt, state.recent
 
     def _begin(self, seeds: tuple[int, ...]) -> None:
         if len(seeds) != self.rows:
@@ -270,7 +275,7 @@ class Session:
         self.pending = self.pending_conditions = None
         self.recent.chunks = ()
         self.codec_state = self.codec.start_decoding(self.rows)
-        self.travel = torch.zeros_like(self.travel)
+        self.travel, self.camera = torch.zeros_like(self.travel), still_cameras(self.rows, self.device)
 
     def _plan_chunk(self) -> list[Planner]:
         steps = self.config.steps if self.generated_chunks else self.config.first_chunk_steps
@@ -302,7 +307,16 @@ class Session:
     def _conditions(self, actions: np.ndarray, known: np.ndarray) -> Conditions:
         tensor = upload(torch.from_numpy(np.array(actions, dtype=np.float32)), self.device)
         flags = upload(torch.from_numpy(np.array(known, dtype=bool)), self.device)
-        return self._told(action_conditions(tensor, flags, self.travel))
+        return self._seen(self._told(action_conditions(tensor, flags, self.travel)))
+
+    def _seen(self, conditions: Conditions) -> Conditions:
+        """With where the camera goes from where it stands, for a model that has one."""
+        return with_cameras(conditions, self.checkpoint.model.config.camera, self.camera)
+
+    def _arrive(self, conditions: Conditions) -> None:
+        """After these frames: what was travelled, and where the camera stands."""
+        self.travel = conditions.travelled()[:, -1]
+        self.camera = self.camera if conditions.cameras is None else conditions.cameras[:, -1]
 
     def _told(self, conditions: Conditions) -> Conditions:
         return conditions.told(*self.prompt) if self.checkpoint.model.config.text_dim else conditions

@@ -51,10 +51,12 @@ class StaticSegment:
         return replace(self, turns=self.turns * place.rotation)
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        self.store.key_slots.put_at(layer, self.rows, self.index, self.turn(keys, self.turns))
+        if layer >= 0:  # camera attention stands nowhere in time
+            queries, keys = self.turn(queries, self.turns), self.turn(keys, self.turns)
+        self.store.key_slots.put_at(layer, self.rows, self.index, keys)
         self.store.value_slots.put_at(layer, self.rows, self.index, values)
         past = self.store.read(layer, self.rows, self.store.spec.slots * self.store.spec.tokens)
-        return self.kernel(self.turn(queries, self.turns), *past, self.hidden)
+        return self.kernel(queries, *past, self.hidden)
 
     def recall(self, layer: int, memory: RecallLayer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Refused when the runner is made."""
@@ -167,7 +169,8 @@ class StaticStep:
 
 def _of_frames(conditions: Conditions) -> dict[str, Tensor]:
     """What is another in every chunk."""
-    return {"actions": conditions.actions, "known": conditions.known, "travel": conditions.travel}
+    told = {"actions": conditions.actions, "known": conditions.known, "travel": conditions.travel}
+    return told if conditions.cameras is None else {**told, "cameras": conditions.cameras}
 
 
 def silent(text: Text) -> Text:

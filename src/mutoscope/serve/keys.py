@@ -11,14 +11,16 @@ PREFERENCES: dict[str, tuple[str, ...]] = {
     "KeyA": ("left", "turn_left"),
     "KeyS": ("backward", "down"),
     "KeyD": ("right", "turn_right"),
-    "ArrowUp": ("forward", "up"),
+    "ArrowUp": ("look_up", "forward", "up"),
     "ArrowLeft": ("turn_left", "left"),
-    "ArrowDown": ("backward", "down"),
+    "ArrowDown": ("look_down", "backward", "down"),
     "ArrowRight": ("turn_right", "right"),
     "KeyQ": ("turn_left",),
     "KeyE": ("turn_right",),
     "Space": ("jump", "fire", "attack"),
 }
+# Of worlds in which one can look up: a second hand on the keys beside each other, as minWM has them.
+LOOKING = {"KeyI": "look_up", "KeyJ": "turn_left", "KeyK": "look_down", "KeyL": "turn_right"}
 # Keys for the first axes of a box action: (code, sign), axis by axis.
 AXIS_KEYS = (
     (("ArrowLeft", "-"), ("KeyA", "-"), ("ArrowRight", "+"), ("KeyD", "+")),
@@ -43,6 +45,8 @@ def bindings(actions: ActionSpec) -> dict[str, str]:
     table = {code: next((name for name in wanted if name in names), "") for code, wanted in PREFERENCES.items()}
     # Q and E turn where A and D strafe; where A and D turn, a third key for it would only be clutter.
     table = {code: name for code, name in table.items() if name and not (code in ("KeyQ", "KeyE") and table["KeyA"] == "turn_left")}
+    if set(LOOKING.values()) <= set(names):
+        table |= LOOKING
     rest = [name for name in names if name not in table.values()]
     return table | {f"Digit{index}": name for index, name in enumerate(rest[:9], start=1)}
 

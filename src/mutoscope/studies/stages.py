@@ -20,6 +20,7 @@ from mutoscope.data.clips import open_dataset
 from mutoscope.evaluate.metrics.psnr import psnr
 from mutoscope.evaluate.metrics.sharpness import sharpness
 from mutoscope.evaluate.metrics.ssim import ssim
+from mutoscope.models.camera import with_cameras
 from mutoscope.models.checkpoint import Checkpoint, load_checkpoint, load_codec, read_manifest
 from mutoscope.models.codec import to_frames, to_model_pixels
 from mutoscope.models.conditions import clip_conditions
@@ -104,7 +105,7 @@ def whole_clips(checkpoint: Checkpoint, batch: Batch, length: int, told: Sequenc
     """Clips of a bidirectional teacher from noise, under the real actions and captions."""
     latent, k = checkpoint.codec.latent, checkpoint.manifest.shift
     actions, known = torch.from_numpy(batch.arrays["actions"][:, :length]), torch.from_numpy(batch.known[:, :length])
-    conditions = clip_conditions(actions, known, checkpoint.codec.temporal_stride)
+    conditions = with_cameras(clip_conditions(actions, known, checkpoint.codec.temporal_stride), checkpoint.model.config.camera)
     if told:
         conditions = conditions.told(checkpoint.prompts.embeddings(told), conditions.negative)
     shape = (len(actions), length, latent.channels, latent.height, latent.width)

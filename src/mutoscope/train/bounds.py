@@ -22,3 +22,9 @@ def share(config: object, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(config, name) <= 1:
             raise ConfigError(f"{type(config).__name__}.{name} must be in 0 .. 1, got {getattr(config, name)}")
+
+
+def trains_all(stage: str, trains: object) -> None:
+    """A stage that starts from fresh weights trains them all: adapters would leave them as they are."""
+    if trains != "all weights":
+        raise ConfigError(f"stage '{stage}' starts from fresh weights, which adapters leave as they are; it trains all weights")

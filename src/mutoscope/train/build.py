@@ -103,7 +103,10 @@ def recall_of(run: RunConfig, stage: StageConfig) -> StateConfig | None:
 
 
 def transformer_config(model: ModelConfig, codec: Codec | CodecConfig, action_dim: int, recall: StateConfig | None) -> TransformerConfig:
-    """A recipe's transformer, sized for its codec and world, with a learned memory or without."""
+    """A recipe's transformer, sized for its codec and world, with a learned memory or without.
+
+    One with a camera needs a world whose actions move it (models.camera_config.CAMERA_ACTIONS), else it is a ConfigError.
+    """
     return TransformerConfig(
         latent=codec.latent,
         dim=model.dim,
@@ -117,6 +120,7 @@ def transformer_config(model: ModelConfig, codec: Codec | CodecConfig, action_di
         text_dim=model.text_dim,
         travel=model.travel,
         recall=recall,
+        camera=model.camera,
     )
 
 

@@ -238,7 +238,7 @@ def latent_source(chain: Chain, stage: LearningStage, codec: LoadedCodec) -> Cli
         raise DataError(f"{chain.train_data.path} was prepared with another codec than the one in {chain.codec_path}; prepare it again")
     latents = chain.train_data if prepared else prepare_latents(chain, codec, frames)
     array = CLIPS if prepared or codec.temporal_stride > 1 else "latents"
-    return ClipSource(latents, array, frames, stage.update, seed, chain.workers, chain.prompts)
+    return ClipSource(latents, array, frames, stage.update, seed, chain.workers, chain.prompts, chain.run.model.camera)
 
 
 def prepare_latents(chain: Chain, codec: LoadedCodec, frames: int) -> ClipDataset:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from mutoscope.core.errors import CheckpointError, ConfigError, DataError
 from mutoscope.core.shapes import pixel_frames
+from mutoscope.models.camera_config import check_camera_world
 from mutoscope.models.checkpoint import read_manifest
 from mutoscope.train.config import RunConfig
 from mutoscope.train.manifests import temporal_stride
@@ -22,6 +23,7 @@ def check_data(chain: "Chain") -> None:
     if world != chain.held_out.world:
         raise ConfigError(f"{chain.train_data.path} and {chain.held_out.path} were recorded from different worlds")
     check_kinds(chain)
+    check_camera_world(chain.run.model.camera, world)
     if (world.height, world.width) != (chain.run.data.height, chain.run.data.width) and chain.run.codec != "trained":
         raise DataError(
             f"{chain.train_data.path} has pictures of {world.height}x{world.width}, and the recipe's codec is for "

@@ -11,10 +11,11 @@ from mutoscope.memory.heads import HeadWise
 from mutoscope.memory.kinds import MemoryWrites
 from mutoscope.memory.ledger import chunk_lengths, layout
 from mutoscope.memory.policy import PolicyConfig, integer_base, state_of
+from mutoscope.models.camera_config import CameraConfig, check_camera_memory
 from mutoscope.models.lora_config import LoraConfig
 from mutoscope.models.text_config import TextConfig
 from mutoscope.models.wan_config import WanCodecConfig
-from mutoscope.train.bounds import above_zero, at_least, share
+from mutoscope.train.bounds import above_zero, at_least, share, trains_all
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class CodecStage:
     latent_noise: float = 0.05
 
     def __post_init__(self) -> None:
-        _trains_all(self)
+        trains_all(self.name, self.update.trains)
         at_least(1, self, "latent_channels")
         at_least(0, self, "blocks", "latent_noise")
         if not self.widths or min(self.widths) < 1:
@@ -96,7 +97,7 @@ class BidirectionalStage:
     action_dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        _trains_all(self)
+        trains_all(self.name, self.update.trains)
         share(self, "action_dropout")
 
 
@@ -218,7 +219,8 @@ PARENT_KINDS: dict[type, tuple[tuple[type, ...], ...]] = {
 class ModelConfig:
     """Dimensions of the transformer; its inputs follow from the codec and the world. `travel`: rotary positions move with the actions.
 
-    `text_dim` is the width of a prompt's embedding; 0 is a model without text.
+    `text_dim` is the width of a prompt's embedding; 0 is a model without text. `camera`: the actions move a camera (models.camera), and
+    tell the model nothing else; None is a model without one.
     """
 
     dim: int
@@ -229,6 +231,7 @@ class ModelConfig:
     freq_dim: int = 64
     travel: bool = False
     text_dim: int = added_later(0)
+    camera: CameraConfig | None = added_later(None)
 
     def __post_init__(self) -> None:
         at_least(1, self, "dim", "ffn_dim", "num_heads", "num_layers", "patch")
@@ -308,6 +311,7 @@ class RunConfig:
         if state_of(memory) != state_of(self.memory):
             raise ConfigError(f"stage '{stage.name}': its memory has another learned memory than the run's, which is part of the weights")
         memory.capacity(self.chunk_frames)
+        check_camera_memory(self.model.camera, memory)
         if isinstance(memory, HeadWise):
             memory.groups(self.model.num_layers, self.model.num_heads)
         layout(integer_base(memory), lengths)
@@ -391,8 +395,3 @@ def _check_average(stage: AverageStage, students: list[MatchingStage]) -> None:
             raise ConfigError(
                 f"stage '{stage.name}': {', '.join(stage.of)} differ in {what} ({', '.join(map(str, values))}) and have no mean"
             )
-
-
-def _trains_all(stage: CodecStage | BidirectionalStage) -> None:
-    if stage.update.trains != "all weights":
-        raise ConfigError(f"stage '{stage.name}' starts from fresh weights, which adapters leave as they are; it trains all weights")

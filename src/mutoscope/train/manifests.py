@@ -12,7 +12,8 @@ from mutoscope.train.config import CodecStage, MatchingStage, PublishedStage, Ru
 def recipe_manifest(run: RunConfig, stage: StageConfig, figures: StageFigures, world: WorldSpec, codec: CodecConfig) -> CheckpointManifest:
     """The manifest of a stage's result, its figures for play included; whose weights they are is still to be filled in."""
     dim, is_codec = world.actions.dim, isinstance(stage, CodecStage)
-    told = (("actions", dim or not run.model.text_dim), ("text", run.model.text_dim))
+    camera = run.model.camera is not None
+    told = (("actions", not camera and (dim or not run.model.text_dim)), ("camera", camera), ("text", run.model.text_dim))
     return CheckpointManifest(
         format_version=FORMAT_VERSION,
         stage=figures.kind,

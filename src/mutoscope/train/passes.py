@@ -137,8 +137,8 @@ class _Clip:
         return self.going(self.run.clip_frames, whole_clip(self.run.clip_frames))
 
     def cuts(self, most: int) -> Iterator[tuple[tuple[int, ...], int]]:
-        """Chunk lengths for every number of leading real frames that there may be, and that number."""
-        for context in context_choices(self.run.clip_frames, self.run.chunk_frames, most):
+        """Chunk lengths for every number of leading real frames that there may be, and that number; none where whole chunks alone fit."""
+        for context in context_choices(self.run.clip_frames, self.run.chunk_frames, most) or (0,):
             yield chunk_lengths(self.frames, self.run.chunk_frames, context), context
 
     @property

@@ -18,6 +18,7 @@ from mutoscope.data.batches import Batch, ClipSampler
 from mutoscope.media.curves import plot_curves
 from mutoscope.media.sheet import contact_sheet, write_png
 from mutoscope.media.video import write_video
+from mutoscope.models.camera import with_cameras
 from mutoscope.models.checkpoint import Checkpoint, CheckpointManifest, LoadedCodec, freeze
 from mutoscope.models.codec import ConvCodec, to_frames
 from mutoscope.models.conditions import Conditions
@@ -85,8 +86,8 @@ def sample_clips(chain: "Chain", stage: StageConfig) -> Batch:
 
 
 def told(chain: "Chain", batch: Batch, conditions: Conditions) -> Conditions:
-    """The sample clips' conditions with what their captions say."""
-    return chain.prompts.tell(conditions, chain.held_out.captions_of(batch.episodes))
+    """The sample clips' conditions with what their captions say, and where their cameras stand."""
+    return with_cameras(chain.prompts.tell(conditions, chain.held_out.captions_of(batch.episodes)), chain.run.model.camera)
 
 
 def sample_frames(run: RunConfig) -> int:

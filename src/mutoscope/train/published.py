@@ -4,6 +4,7 @@ from pathlib import Path
 
 from mutoscope.core.config import config_hash
 from mutoscope.core.errors import CheckpointError
+from mutoscope.models.camera_config import CAMERA_ACTIONS
 from mutoscope.models.checkpoint import CheckpointManifest, read_manifest
 from mutoscope.train.build import recall_of, transformer_config
 from mutoscope.train.config import CodecStage, PublishedStage, RunConfig, StageConfig, parents
@@ -44,8 +45,9 @@ def check_imports(run: RunConfig, folder: Path, action_dim: int) -> None:
 def check_import(run: RunConfig, folder: Path, stage: StageConfig, manifest: CheckpointManifest, action_dim: int) -> None:
     """One imported checkpoint against the recipe; a CheckpointError names what differs and the command that puts it right."""
     path, problems = folder / stage.name / "checkpoint", []
+    known = 0 if run.model.camera is None else CAMERA_ACTIONS.dim  # actions that an imported model knows
     problems += differences("codec", manifest.codec, run.codec)
-    problems += differences("model", manifest.model, transformer_config(run.model, manifest.codec, 0, recall_of(run, stage)))
+    problems += differences("model", manifest.model, transformer_config(run.model, manifest.codec, known, recall_of(run, stage)))
     if not isinstance(stage, PublishedStage):
         problems += [
             f"{name} is {getattr(manifest, name)}, needed {getattr(run, name)}"
@@ -60,7 +62,7 @@ def check_import(run: RunConfig, folder: Path, stage: StageConfig, manifest: Che
     used = stage == codec_source(run) or any(stage.name in parents(other) for other in run.stages)
     if used and not (path / "codec.safetensors").is_file():
         raise CheckpointError(f"{path} was imported without its codec; delete it and import again with: {import_command(folder, stage)}")
-    if action_dim and any(stage.name in parents(other) for other in run.stages):
+    if action_dim > known and any(stage.name in parents(other) for other in run.stages):
         raise CheckpointError(
             f"the data has actions, and the model in {path} knows none; train on clips without actions (mutoscope prepare makes them), "
             "or let a stage of your own be the teacher"

@@ -20,6 +20,8 @@ from mutoscope.core.streams import derive_seed
 from mutoscope.data.batches import Batch, ClipSampler
 from mutoscope.data.clips import ClipDataset, open_dataset
 from mutoscope.data.writer import DatasetWriter
+from mutoscope.models.camera import with_cameras
+from mutoscope.models.camera_config import CameraConfig
 from mutoscope.models.checkpoint import LoadedCodec
 from mutoscope.models.codec import to_model_pixels
 from mutoscope.models.conditions import Conditions, action_conditions, clip_conditions
@@ -35,7 +37,7 @@ ARRAYS = {"frames": ("frames", "actions"), "latents": ("latents", "actions"), CL
 
 @dataclass
 class ClipSource:
-    """Random clip windows as model input; `array` is one of ARRAYS, and `prompts` say in words what the clips show."""
+    """Random clip windows as model input; `array` is one of ARRAYS, `prompts` say in words what the clips show, actions move `camera`."""
 
     dataset: ClipDataset
     array: str
@@ -44,6 +46,7 @@ class ClipSource:
     seed: int
     workers: Workers
     prompts: Prompts = NoPrompts()
+    camera: CameraConfig | None = None
 
     def __post_init__(self) -> None:
         parts = self.workers.readers * self.config.accumulate
@@ -75,7 +78,7 @@ class ClipSource:
         )
         batch, device = sampler.batch(number), self.workers.device
         clean, conditions = encoded_clips(batch, device) if self.array == CLIPS else clip_tensors(batch, self.array, device)
-        conditions = self.prompts.tell(conditions, self.dataset.captions_of(batch.episodes))
+        conditions = with_cameras(self.prompts.tell(conditions, self.dataset.captions_of(batch.episodes)), self.camera)
         return ClipBatch(clean, conditions, draws, clip_draws)
 
 

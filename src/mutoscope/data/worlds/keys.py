@@ -1,6 +1,6 @@
 """What the keys and the poses of the worlds mean: which undo each other, which turn and which walk, which numbers are degrees."""
 
-OPPOSITES = (("forward", "backward"), ("left", "right"), ("turn_left", "turn_right"), ("up", "down"))
+OPPOSITES = (("forward", "backward"), ("left", "right"), ("turn_left", "turn_right"), ("up", "down"), ("look_up", "look_down"))
 # Pairs of keys that turn the viewer on the spot, and pairs that carry it away along its view: out first, then back.
 TURNS = (("turn_right", "turn_left"),)
 WALKS = (("forward", "backward"),)
