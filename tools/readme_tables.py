@@ -147,7 +147,7 @@ def recall_ring() -> str:
 
 def long_sessions() -> str:
     """Every policy after many frames: bytes, time, states; and where a full memory stopped."""
-    files = [file for file in (RESULTS / LONG / name for name in ("frames.json", "tokens.json")) if file.is_file()]
+    files = [file for file in (RESULTS / LONG / name for name in ("frames.json", "tokens.json", "anchored.json")) if file.is_file()]
     if not files:
         return f"Not measured yet: `benchmarks/long_session.py` has not written into `results/{LONG}`."
     rows = [_long_row(row) for file in files for row in read_json(file)["policies"]]
