@@ -94,8 +94,8 @@ def ask_dreamed(piece: Piece, data: DataConfig, folder: Path, results: Path, con
     paths = {depth: run / stage / "checkpoint" for depth, (stage, _) in DEPTH_STAGES.items()}
     if file.is_file() or not all((path / "manifest.json").is_file() for path in paths.values()):
         return False
-    rows, weights = [], {}
-    with Progress(len(paths) * sum(config.away), f"{piece.name}: landmarks that were dreamed, frames") as bar:
+    rows, weights, earlier = [], {}, data.width // TILE_PIXELS + 1
+    with Progress(len(paths) * sum(away + earlier for away in config.away), f"{piece.name}: landmarks that were dreamed, frames") as bar:
         for depth, (_, steps) in DEPTH_STAGES.items():
             checkpoint = load_checkpoint(paths[depth])
             weights[depth] = checkpoint.hash
