@@ -84,7 +84,8 @@ def test_differences_are_paired_by_seed(tmp_path):
     assert effects["window+linear", "2"]["cost"].mean == pytest.approx(0.1) and effects["full", "2"]["loss"].mean == pytest.approx(0.2)
     assert effects["window+linear", "2"]["last pass"].mean == pytest.approx(-0.1), "what others reach is no memory"
     assert effects["window+linear", "2"]["last pass"].seeds == 1 and "cost" not in effects["full", "2"]
-    assert "loss" not in effects["full", "teacher"]
+    assert "loss" not in effects["full", "teacher"] and effects["full", "2"]["forgotten"].mean == pytest.approx(0.1)
     table = dreamed_table(found, NAMES)
-    assert "| window+linear | 2 steps | 0.605 | 0.100 | 0.900 | +0.300 [+0.300, +0.300] (detectable 0.000), 2 | +0.100 [" in table
-    assert "-0.100, one seed | 2 |" in table and "| full | teacher | 1.000 | 0.100 | 0.900 | - | - | - | 3 |" in table
+    assert "| window+linear | 2 steps | 0.605 | 0.100 | 0.900 | +0.295 [" in table
+    assert "| +0.300 [+0.300, +0.300] (detectable 0.000), 2 | +0.100 [" in table and "-0.100, one seed | 2 |" in table
+    assert "| full | teacher | 1.000 | 0.100 | 0.900 | -0.100 [-0.100, -0.100] (detectable 0.000), 3 | - | - | - | 3 |" in table

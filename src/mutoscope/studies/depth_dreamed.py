@@ -132,16 +132,18 @@ def mean_figure(found: Dreamed, memory: str, depth: str, name: str) -> dict[int,
 
 
 def dreamed_effects(found: Dreamed) -> dict[tuple[str, str], dict[str, Effect]]:
-    """By (memory, depth), of net agreement, paired by seed.
+    """By (memory, depth), paired by seed.
 
-    "loss": from the teacher; "cost": that loss beyond the full cache's; "last pass": what a memory written from last passes shows again
-    more than this one, which is written from commits.
+    "forgotten": `kept` less `same`, what is lost between the first turn and the return. Of `same` less `others`: "loss", from the teacher;
+    "cost", that loss beyond the full cache's; "last pass", what a memory written from last passes shows again more than this one, which
+    is written from commits.
     """
     effects: dict[tuple[str, str], dict[str, Effect]] = {}
     for memory in dict.fromkeys(name for name, _, _ in found):
         for depth in DEPTH_STAGES:
             own, loss = mean_figure(found, memory, depth, "net"), _loss(found, memory, depth)
             pairs = {
+                "forgotten": paired_effect(mean_figure(found, memory, depth, "kept"), mean_figure(found, memory, depth, "same")),
                 "loss": paired_effect(loss, dict.fromkeys(loss, 0.0)) if depth != "teacher" else None,
                 "cost": paired_effect(loss, _loss(found, BASELINE, depth)) if depth != "teacher" and memory != BASELINE else None,
                 "last pass": paired_effect(mean_figure(found, PAIRS[memory], depth, "net"), own) if memory in PAIRS else None,
@@ -158,7 +160,7 @@ def _loss(found: Dreamed, memory: str, depth: str) -> dict[int, float]:
 
 def dreamed_table(found: Dreamed, names: dict[str, str]) -> str:
     """A line per memory and depth: means over seeds and distances, then the differences."""
-    heads = ["same on return", "other episodes", "kept one turn later", "loss from teacher", f"loss minus {BASELINE}'s"]
+    heads = ["same on return", "other episodes", "kept one turn later", "forgotten since", "loss from teacher", f"loss minus {BASELINE}'s"]
     lines = [
         f"| memory | depth | {' | '.join(heads)} | last pass minus commit | seeds |",
         "| --- | --- |" + " --- |" * (len(heads) + 2),
@@ -169,13 +171,13 @@ def dreamed_table(found: Dreamed, names: dict[str, str]) -> str:
             figures = [mean_figure(found, memory, depth, field.name) for field in fields(Agreement)]
             if figures[0]:
                 means = [f"{np.mean(list(values.values())):.3f}" for values in figures]
-                told = [_told(effects[memory, depth].get(kind)) for kind in ("loss", "cost", "last pass")]
+                told = [_told(effects[memory, depth].get(kind)) for kind in ("forgotten", "loss", "cost", "last pass")]
                 lines.append(f"| {memory} | {name} | {' | '.join(means + told)} | {len(figures[0])} |")
     distances = ", ".join(str(away) for away in sorted({away for _, _, away in found}))
     return (
         "\n".join(lines)
-        + f"\n\nMeans over k = {distances} and seeds. Differences are of `same` less `other episodes`, paired by seed, with 95 % intervals "
-        "and what so many seeds would have shown.\n"
+        + f"\n\nMeans over k = {distances} and seeds. Differences are paired by seed, with 95 % intervals and what so many seeds would have "
+        "shown: forgotten is kept less same; the others are of same less other episodes.\n"
     )
 
 
