@@ -176,8 +176,8 @@ def dreamed_table(found: Dreamed, names: dict[str, str]) -> str:
     distances = ", ".join(str(away) for away in sorted({away for _, _, away in found}))
     return (
         "\n".join(lines)
-        + f"\n\nMeans over k = {distances} and seeds. Differences are paired by seed, with 95 % intervals and what so many seeds would have "
-        "shown: forgotten is kept less same; the others are of same less other episodes.\n"
+        + f"\n\nMeans over k = {distances} and seeds. Differences are paired by seed, with 95 % intervals and what so many seeds would "
+        "have shown: forgotten is kept less same; the others are of same less other episodes.\n"
     )
 
 
