@@ -16,6 +16,7 @@ from mutoscope.core.provenance import provenance
 from mutoscope.data.worlds import make_world
 from mutoscope.data.worlds.tiles import TILE_PIXELS, classify_tiles
 from mutoscope.evaluate.recall import RecallClips, RecallTask, play_truth
+from mutoscope.media.curves import Line, Panel, Point, draw_panels
 from mutoscope.models.checkpoint import Checkpoint, load_checkpoint
 from mutoscope.studies.depth_memory import DEPTH_STAGES, NAMES, Piece, session_config
 from mutoscope.studies.effects import Effect, paired_effect
@@ -179,6 +180,24 @@ def dreamed_table(found: Dreamed, names: dict[str, str]) -> str:
         + f"\n\nMeans over k = {distances} and seeds. Differences are paired by seed, with 95 % intervals and what so many seeds would "
         "have shown: forgotten is kept less same; the others are of same less other episodes.\n"
     )
+
+
+# Who is drawn, from the many, and at which depths: the consistency student has as many steps as one of matching.
+STEPS = {depth: steps for depth, (stage, steps) in DEPTH_STAGES.items() if stage != "consistency"}
+DRAWN = ("full", "fast-weights", "window+fast-weights", "window+fast-weights, last pass", "sink+window")
+
+
+def draw_dreamed(found: Dreamed, output: Path) -> None:
+    """What is the same on return by steps, and what was kept after one turn; bars reach from the lowest seed to the highest."""
+    panels = []
+    for title, field in (("dreamed, left and come back", "same"), ("one turn after it was dreamed", "kept")):
+        lines = []
+        for memory in DRAWN:
+            seeds = [(steps, list(mean_figure(found, memory, depth, field).values())) for depth, steps in STEPS.items()]
+            points = tuple(Point(steps, float(np.mean(values)), min(values), max(values)) for steps, values in seeds if values)
+            lines += [Line(memory, points)] if points else []
+        panels.append(Panel(title, "denoising steps (16: the teacher)", "tiles as they were dreamed", tuple(lines), (0, 1.05)))
+    draw_panels([panels], output)
 
 
 def _told(item: Effect | None) -> str:

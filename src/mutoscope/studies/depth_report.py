@@ -9,7 +9,7 @@ from mutoscope.core.errors import DataError
 from mutoscope.core.files import read_json, write_bytes, write_json
 from mutoscope.core.provenance import provenance
 from mutoscope.media.curves import Line, Panel, Point, draw_panels
-from mutoscope.studies.depth_dreamed import dreamed_table, read_dreamed
+from mutoscope.studies.depth_dreamed import DREAMED, draw_dreamed, dreamed_table, read_dreamed
 from mutoscope.studies.depth_far import branch_effects, branch_table, far_table, matching_table, read_far
 from mutoscope.studies.depth_memory import LAST_PASS
 from mutoscope.studies.depth_memory import NAMES as ROWS
@@ -245,6 +245,7 @@ def write_report(folder: Path) -> str:
         text += f"\n## Time\n\n{speed_table(speed, NAMES)}"
     if dreamed := read_dreamed(folder):
         text += f"\n## Landmarks that were dreamed\n\n{dreamed_table(dreamed, NAMES)}"
+        draw_dreamed(dreamed, folder / DREAMED / "dreamed.png")
     if far := read_far(folder):
         text += f"\n## Far beyond the clips\n\n{far_table(far, NAMES)}"
         text += f"\n## Far beyond the clips: what the consistency student recalls more than its matching students\n\n{matching_table(far)}"
