@@ -4,10 +4,13 @@ import json
 import re
 
 import pytest
+import torch
 
 from mutoscope import cli
 from mutoscope.commands import fitting
 from mutoscope.commands.measured import measured_device
+from mutoscope.memory.policy import Window
+from mutoscope.memory.store import CacheSpec
 from mutoscope.recipes import recipe
 from mutoscope.rollout.footprint import Decoder
 
@@ -57,3 +60,13 @@ def test_a_plan_can_go_by_this_machine(capsys):
 def test_what_cannot_be_planned_is_explained(arguments, message, capsys):
     assert cli.main(["plan", *arguments]) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_keys_of_eight_bits_are_counted_with_their_scales_and_only_where_they_can_be(capsys):
+    assert cli.main(["plan", "wan-1.3b", "--dtype", "int8", "--tokens", "1024"]) == 0
+    told = capsys.readouterr().out
+    spec = CacheSpec(30, 12, 128, 1024, Window(21), 3, elements="int8")
+    assert f"{spec.bytes(torch.bfloat16):,}" in told and "merging" not in told and "window=21+linear" in told
+    assert spec.bytes(torch.bfloat16) == 21 * 30 * 12 * 1024 * 2 * (128 + 4)
+    assert cli.main(["plan", "wan-1.3b", "--dtype", "fp8", "--policies", "merging=21"]) != 0
+    assert "eight bits" in capsys.readouterr().err

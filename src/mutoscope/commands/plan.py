@@ -64,8 +64,8 @@ class Options:
     """Frames denoised together, at most."""
     rows: int = 1
     """Players side by side."""
-    dtype: Literal["fp32", "bf16", "fp8"] = "bf16"
-    """Type of the cache's elements."""
+    dtype: Literal["fp32", "bf16", "int8", "fp8"] = "bf16"
+    """Type of keys and values. Those of eight bits stand beside a model in bf16, with a scale per token and head."""
     gpu_memory: tuple[float, ...] = ()
     """GiB of a device, one or several: what of the recipe fits on it, and with which settings."""
     device: str = ""
@@ -91,7 +91,7 @@ def run(options: Options) -> int:
 
     if min(options.frames, options.chunk, options.rows) < 1 or options.tokens < 0:
         raise ConfigError(f"--frames, --chunk and --rows must be at least 1 and --tokens at least 0, got {options}")
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}[options.dtype]
+    dtype = torch.float32 if options.dtype == "fp32" else torch.bfloat16
     halved = f"head-wise={dimensions(options.model).heads // 2},frames=21"
     texts = options.policies or tuple(filter(lambda text: possible(options, text), (f"full={options.frames}", *USUAL, halved)))
     specs = [(text, cache_spec(options, parse_policy(text))) for text in texts]
@@ -122,23 +122,23 @@ def run_fitting(options: Options) -> int:
 def cache_spec(options: Options, policy: PolicyConfig) -> AnySpec:
     """The cache of the named model under a policy."""
     from mutoscope.memory import head_store
+    from mutoscope.memory.extras import StoreExtras, with_extras
     from mutoscope.models.camera_config import check_camera_memory
 
     size = dimensions(options.model)
     check_camera_memory(size.camera, policy)
     times = 1 if size.camera is None else 2
-    return head_store.cache_spec(
-        times * size.layers, size.heads, size.head_dim, options.tokens or size.tokens, policy, options.chunk, options.rows
-    )
+    tokens = options.tokens or size.tokens
+    spec = head_store.cache_spec(times * size.layers, size.heads, size.head_dim, tokens, policy, options.chunk, options.rows)
+    return with_extras(spec, StoreExtras(options.dtype if options.dtype in ("int8", "fp8") else "plain"))
 
 
 def possible(options: Options, text: str) -> bool:
-    """Whether the named model can have a policy; a camera excludes some."""
+    """Whether the named model can have a policy; a camera excludes some, and eight bits do."""
     from mutoscope.commands.checkpoints import parse_policy
-    from mutoscope.models.camera_config import check_camera_memory
 
     try:
-        check_camera_memory(dimensions(options.model).camera, parse_policy(text))
+        cache_spec(options, parse_policy(text))
     except ConfigError:
         return False
     return True
