@@ -34,6 +34,7 @@ USUAL = (
     "deep-sink=21",
     "ema-sink=3,window=6",
     "rolling=6",
+    "anchored=3,anchor=3,window=9",
     "recency=21",
     "participative=16",
     "merging=21",
