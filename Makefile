@@ -83,7 +83,7 @@ browser:
 	else echo "the browser tests need $(CHROMIUM); install it with: sudo apt-get install chromium" >&2; exit 1; fi
 
 test: setup browser
-	$(PYTEST) -n $(TEST_WORKERS) --dist loadgroup
+	$(PYTEST) -n $(TEST_WORKERS) --dist loadfile
 
 test-long: setup browser
 	$(PYTEST) -m long

@@ -20,7 +20,7 @@ from mutoscope.train.chain import open_chain, train_chain
 from mutoscope.train.parallel import Workers
 
 # Twelve seconds on an idle core; a core that is shared may take long.
-pytestmark = [pytest.mark.timeout(1500), pytest.mark.xdist_group("scroll-smoke")]
+pytestmark = pytest.mark.timeout(1500)
 RUN = recipe("scroll-smoke")
 VIDEO_STAGES = [stage.name for stage in RUN.stages[1:]]
 

@@ -1,5 +1,6 @@
 """The study of depth and memory: its grid, its pieces end to end at toy size, and that finished pieces are not run again."""
 
+import shutil
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from mutoscope.commands.recording import record_recipe
+from mutoscope.core.config import to_plain
 from mutoscope.core.errors import DataError
 from mutoscope.core.files import read_json, write_json
 from mutoscope.data.worlds import make_world
@@ -37,8 +39,6 @@ from mutoscope.studies.depth_report import BEYOND, comparisons, crossed, mean_re
 from mutoscope.studies.depth_speed import SpeedConfig, read_speed, time_memories
 from mutoscope.train.config import MatchingStage
 from mutoscope.train.parallel import Workers
-
-pytestmark = pytest.mark.xdist_group("depth-memory")  # its fixtures are dear: one worker makes them
 
 PROBE = ProbeConfig(RecallTask(lead=6, away=8), lags=(4, 6), episodes=8)
 SMALL = StudyConfig(lead=4, away=(8,), episodes=2, probe=PROBE)
@@ -169,9 +169,13 @@ def test_checkpoints_are_asked_once_for_what_they_dreamed(finished):
 
 
 def test_memories_are_timed_in_turns(finished):
-    assert time_memories(finished / "runs", finished / "results", 1, SpeedConfig(4, 1)) == ("sink+window", "window+fast-weights")
+    seed = finished / "runs" / "seed-1"
+    shutil.copytree(seed / "sink+window", seed / "full")
+    for file in (seed / "full").glob("*/checkpoint/manifest.json"):
+        write_json(file, to_plain(replace(read_manifest(file.parent), memory=Full(2))))  # too short: it is given room
+    assert time_memories(finished / "runs", finished / "results", 1, SpeedConfig(4, 1)) == ("sink+window", "window+fast-weights", "full")
     rows = read_speed(finished / "results")
-    assert len(rows) == 2 * 5 and all(row["ms"] > 0 for row in rows.values())
+    assert len(rows) == 3 * 5 and all(row["ms"] > 0 for row in rows.values())
     assert all(row["ratio"] == 1 for (memory, _), row in rows.items() if memory == "sink+window")
     report = write_report(finished / "results")
     assert "## Time" in report and "## Landmarks that were dreamed" in report

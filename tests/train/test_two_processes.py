@@ -12,8 +12,6 @@ import torch
 from safetensors.torch import load_file
 from training_fakes import ALONE, KINDS, metrics
 
-pytestmark = pytest.mark.xdist_group("two-processes")  # its fixtures are dear: one worker makes them
-
 
 def free_port() -> int:
     with socket.socket() as found:

@@ -24,8 +24,6 @@ from mutoscope.rollout.session import Session, default_config
 from wan_fakes import wan_tensors
 from wan_runs import CAPTIONS, CLIP_FRAMES, STRIDE, TINY, write_published, write_videos
 
-pytestmark = pytest.mark.xdist_group("wan-chain")  # its fixtures are dear: one worker makes them
-
 STAGES = ("autoregressive", "consistency", "matching-2")
 IMPORT = ("import", "run.json", "wan", "--codec", "wan", "--output", "run/bidirectional/checkpoint")
 PREPARE = ("prepare", "run/bidirectional", "videos", "--output", "clips", "--prompts", "prompts", "--held-out", "1", "--device", "cpu")

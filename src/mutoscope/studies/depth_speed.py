@@ -23,8 +23,8 @@ SINCE = "sink+window"
 class SpeedConfig:
     """Rounds in which every memory makes a frame and commits it, in an order that is drawn; the first ones are not counted."""
 
-    rounds: int = 150
-    warm_up: int = 30
+    rounds: int = 100
+    warm_up: int = 20
     seed: int = 0
 
 
@@ -61,7 +61,9 @@ def time_memories(folder: Path, results: Path, seed: int, config: SpeedConfig) -
             sessions = {}
             for name, run in there.items():
                 checkpoint = load_checkpoint(run / stage / "checkpoint")
-                sessions[name] = Session(checkpoint, session_config(checkpoint, steps, config.rounds + 2))
+                assert checkpoint.starts is not None
+                frames = checkpoint.starts.frames.shape[1] + config.rounds
+                sessions[name] = Session(checkpoint, session_config(checkpoint, steps, frames))
                 sessions[name].reset(0, 0)
             rows += _rows(depth, in_rounds(sessions, config, bar))
     write_json(results / FILE, {"provenance": provenance(), "seed": seed, "rounds": config.rounds - config.warm_up, "rows": rows})
