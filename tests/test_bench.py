@@ -10,12 +10,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from fakes import tiny_config, tiny_latents
 from mutoscope import cli
 from mutoscope.commands import arithmetic
-from mutoscope.commands.arithmetic import PassFlops, Step, commit_flops, denoising_flops
+from mutoscope.commands.arithmetic import Step, commit_flops, denoising_flops
 from mutoscope.commands.roofline import COUNTED
 from mutoscope.commands.stream_timing import count_codec, fill, pass_by_pass
 from mutoscope.commands.streaming import Stream, StreamSettings, random_codec, random_model, sized
 from mutoscope.core.errors import ConfigError
 from mutoscope.memory.policy import Window
+from mutoscope.models.arithmetic import PassFlops
 from mutoscope.models.camera import with_cameras
 from mutoscope.models.camera_config import CameraConfig
 from mutoscope.models.conditions import Conditions

@@ -1,9 +1,9 @@
 """The arithmetic behind the targets: operations and bytes of one pass by part, and the frames per second that they allow at most."""
 
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from typing import Literal
 
-from mutoscope.models.camera import GROUP
+from mutoscope.models.arithmetic import Going, PassFlops, Reach, parts
 from mutoscope.models.transformer import TransformerConfig
 
 
@@ -31,56 +31,19 @@ class Step:
     read: int
     text: int
 
-
-@dataclass(frozen=True)
-class PassFlops:
-    """Floating-point operations of one pass; learned memories are not counted, nor what is no matrix product.
-
-    projections  queries, keys, values and output of self-attention; with a camera its output too, and tokens turned by it
-    attention    scores and sums over the frames that are read; with a camera twice
-    text         cross-attention with its projections, and the embedding of the prompt
-    feed_forward both products
-    ends         patches in and out, time and action embeddings
-    """
-
-    projections: float
-    attention: float
-    text: float
-    feed_forward: float
-    ends: float
-
-    @property
-    def total(self) -> float:
-        """All parts."""
-        return sum(asdict(self).values())
+    def going(self, config: TransformerConfig, serves: Literal["velocity", "cache"]) -> Going:
+        """The forward."""
+        return Going(config, self.rows, self.chunk, Reach(self.chunk * self.read), self.text, serves)
 
 
 def denoising_flops(config: TransformerConfig, step: Step) -> PassFlops:
     """A whole forward."""
-    dim, layers, queries, read = config.dim, config.num_layers, _tokens(config, step, step.chunk), _tokens(config, step, step.read)
-    square, times = 2 * dim * dim, config.attentions // layers
-    branch, turn = _branch(config, queries)
-    text = layers * _text_layer(config, step) + (_mlp(config.text_dim, dim, dim) * step.rows * step.text if config.text_dim else 0)
-    return PassFlops(
-        projections=layers * (4 * queries * square + branch + 4 * turn),
-        attention=times * layers * 4 * queries * (read / step.rows) * dim,
-        text=text,
-        feed_forward=layers * queries * _mlp(dim, config.ffn_dim, dim),
-        ends=_entrance(config, step) + queries * 2 * dim * config.latent.channels * config.patch**2,
-    )
+    return parts(step.going(config, "velocity"))
 
 
 def commit_flops(config: TransformerConfig, step: Step) -> PassFlops:
     """A forward that ends with the last layer's attention: without its output, text and feed-forward, and without the head."""
-    whole, dim, queries = denoising_flops(config, step), config.dim, _tokens(config, step, step.chunk)
-    branch, turn = _branch(config, queries)
-    return PassFlops(
-        projections=whole.projections - 2 * queries * dim * dim - branch - turn,
-        attention=whole.attention,
-        text=whole.text - _text_layer(config, step),
-        feed_forward=whole.feed_forward - queries * _mlp(dim, config.ffn_dim, dim),
-        ends=_entrance(config, step),
-    )
+    return parts(step.going(config, "cache"))
 
 
 @dataclass(frozen=True)
@@ -147,34 +110,3 @@ def described(figures: dict, steps: int) -> str:
 
 def _giga(flops: PassFlops) -> dict[str, float]:
     return {**{name: value / 1e9 for name, value in asdict(flops).items()}, "total": flops.total / 1e9}
-
-
-def _branch(config: TransformerConfig, queries: int) -> tuple[float, float]:
-    """A camera branch's projection in one layer, and one of the four turns of its tokens."""
-    return (0.0, 0.0) if config.camera is None else (2.0 * queries * config.dim**2, 2.0 * queries * config.dim * GROUP)
-
-
-def _tokens(config: TransformerConfig, step: Step, frames: int) -> int:
-    """Tokens of so many frames of all rows."""
-    return step.rows * frames * config.grid.tokens
-
-
-def _mlp(*widths: int) -> float:
-    """Operations of linear layers in a row, per token."""
-    return sum(2.0 * first * second for first, second in pairwise(widths))
-
-
-def _text_layer(config: TransformerConfig, step: Step) -> float:
-    """Cross-attention of one layer: queries and output of all tokens, keys and values of the prompt, and both products."""
-    if not config.text_dim:
-        return 0.0
-    queries, text, square = _tokens(config, step, step.chunk), step.rows * step.text, 2 * config.dim**2
-    return 2 * queries * square + 2 * text * square + 4 * queries * step.text * config.dim
-
-
-def _entrance(config: TransformerConfig, step: Step) -> float:
-    """Patches, noise levels and actions of the chunk."""
-    frames, patch = step.rows * step.chunk, config.latent.channels * config.patch**2
-    levels = _mlp(config.freq_dim, config.dim, config.dim) + _mlp(config.dim, 6 * config.dim)
-    actions = _mlp(config.temporal_stride * config.action_dim, config.dim, config.dim) if config.embeds_actions else 0
-    return _tokens(config, step, step.chunk) * _mlp(patch, config.dim) + frames * (levels + actions)

@@ -5,7 +5,7 @@ Learned memories beside the cache are in the parameters and in nothing else here
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -177,27 +177,89 @@ class Flops:
         return self.inputs + self.weights
 
 
+@dataclass(frozen=True)
+class PassFlops:
+    """Floating-point operations of one forward by part; learned memories are not counted, nor what is no matrix product.
+
+    projections  queries, keys, values and output of self-attention; with a camera its output too, and tokens turned by it
+    attention    scores and sums over the frames that are read; with a camera twice
+    text         cross-attention with its projections, and the embedding of the prompt
+    feed_forward both products
+    ends         patches in and out, time and action embeddings
+    """
+
+    projections: float
+    attention: float
+    text: float
+    feed_forward: float
+    ends: float
+
+    @property
+    def total(self) -> float:
+        """All parts."""
+        return sum(asdict(self).values())
+
+
+@lru_cache(maxsize=4096)
+def parts(going: Going) -> PassFlops:
+    """Of one of its passes, as torch counts them. A commit's last layer ends with its attention."""
+    layers, commits = going.config.num_layers, going.serves == "cache"
+    square, (branch, turn), whole = _square(going), _branch(going), layers - commits
+    crossing = 2 * (square + _telling(going)) + _asking(going)
+    return PassFlops(
+        projections=layers * (4 * square + branch + 4 * turn) - commits * (square + branch + turn),
+        attention=layers * _attending(going),
+        text=whole * crossing + sum(_reading(going)) if going.prompt else 0,
+        feed_forward=whole * _feeding(going),
+        ends=sum(_entering(going)) + (not commits) * _head(going),
+    )
+
+
 @lru_cache(maxsize=4096)
 def flops(going: Going) -> Flops:
-    """Matrix products and attention, as torch counts them."""
-    config, dim = going.config, going.config.dim
-    own = (config.attentions // config.num_layers) * 4 * going.rows * going.reach.pairs * config.grid.tokens**2 * dim
-    attention = own + (4 * going.tokens * dim * going.text if going.prompt else 0)
-    told = 2 * going.tokens * 2 * dim * dim  # keys and values
-    rest = 2 * going.tokens * 2 * dim * (dim + config.ffn_dim)  # queries, output and feed-forward
-    rest += 2 * (going.tokens + going.prompt) * 2 * dim * dim if going.prompt else 0
-    branch, turn = _branch(going)
-    rest += branch
-    first, second = _entering(going)
-    head = 2 * going.tokens * dim * going.cells
-    layers, last = config.num_layers, going.serves != "velocity"  # the last layer of others matters for its keys and values alone
-    products, seen = layers * told + (layers - last) * rest, layers - last
-    forward = layers * (told + rest + attention + 4 * turn) + first + second + head
-    if going.serves == "cache":
-        forward -= rest + (attention - own) + head + turn - 2 * going.tokens * dim * dim  # its queries are asked
-    inputs = products + seen * ATTENTION_BACKWARD * attention + second + head * (not last) + 2 * (layers + seen) * turn
-    weights = products + first + second + head * (not last)
-    return Flops(going.passes * forward, going.passes * inputs, going.passes * weights)
+    """Matrix products and attention of all its passes, as torch counts them."""
+    layers, last = going.config.num_layers, going.serves != "velocity"  # the last layer of others matters for its keys and values alone
+    square, (branch, turn), seen = _square(going), _branch(going), layers - last
+    told, rest = 2 * square, 2 * square + _feeding(going) + branch  # keys and values; queries, output and feed-forward
+    attention, first, second = _attending(going), _entering(going)[0], _entering(going)[1] + _head(going) * (not last)
+    if going.prompt:
+        rest, attention = rest + 2 * (square + _telling(going)), attention + _asking(going)
+        first, second = first + _reading(going)[0], second + _reading(going)[1]
+    products = layers * told + seen * rest
+    inputs = products + seen * ATTENTION_BACKWARD * attention + second + 2 * (layers + seen) * turn
+    weights = products + first + second
+    return Flops(going.passes * parts(going).total, going.passes * inputs, going.passes * weights)
+
+
+def _square(going: Going) -> int:
+    """FLOPs of one projection of all tokens from the model's width to itself."""
+    return 2 * going.tokens * going.config.dim**2
+
+
+def _telling(going: Going) -> int:
+    """The same of the prompt's tokens."""
+    return 2 * going.prompt * going.config.dim**2
+
+
+def _attending(going: Going) -> int:
+    """FLOPs of self-attention in one layer: scores and sums, with a camera twice."""
+    config = going.config
+    return (config.attentions // config.num_layers) * 4 * going.rows * going.reach.pairs * config.grid.tokens**2 * config.dim
+
+
+def _asking(going: Going) -> int:
+    """FLOPs of the scores and sums over the prompt in one layer."""
+    return 4 * going.tokens * going.config.dim * going.text
+
+
+def _feeding(going: Going) -> int:
+    """FLOPs of one feed-forward."""
+    return 4 * going.tokens * going.config.dim * going.config.ffn_dim
+
+
+def _head(going: Going) -> int:
+    """FLOPs of the way back to patches."""
+    return 2 * going.tokens * going.config.dim * going.cells
 
 
 def _branch(going: Going) -> tuple[int, int]:
@@ -208,11 +270,15 @@ def _branch(going: Going) -> tuple[int, int]:
 
 def _entering(going: Going) -> tuple[int, int]:
     """FLOPs of the products that no gradient leaves, since data enter there, and of those after them up to the blocks."""
-    config, dim, frames, prompt = going.config, going.config.dim, going.embedded, going.prompt
+    config, dim, frames = going.config, going.config.dim, going.embedded
     first = frames * config.freq_dim * dim + going.tokens * going.cells * dim
-    first += frames * config.temporal_stride * config.action_dim * dim * config.embeds_actions + prompt * config.text_dim * dim
-    second = frames * (7 + config.embeds_actions) * dim * dim + prompt * dim * dim
-    return 2 * first, 2 * second
+    first += frames * config.temporal_stride * config.action_dim * dim * config.embeds_actions
+    return 2 * first, 2 * frames * (7 + config.embeds_actions) * dim * dim
+
+
+def _reading(going: Going) -> tuple[int, int]:
+    """The same two of the prompt's embedding."""
+    return 2 * going.prompt * going.config.text_dim * going.config.dim, _telling(going)
 
 
 @dataclass(frozen=True)
