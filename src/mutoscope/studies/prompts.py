@@ -27,11 +27,8 @@ from mutoscope.evaluate.tables import cell, table
 from mutoscope.media.sheet import contact_sheet, write_png
 from mutoscope.models.checkpoint import Checkpoint
 from mutoscope.models.codec import to_frames, to_model_pixels
-from mutoscope.models.conditions import clip_conditions
-from mutoscope.models.denoise import bidirectional
-from mutoscope.noise.schedule import uniform_grid
-from mutoscope.objectives.guidance import guide
 from mutoscope.rollout.generate import generate
+from mutoscope.rollout.whole_clip import whole_clips
 from mutoscope.studies.recall import BOOTSTRAP_REPEATS, Candidate, common_world
 
 REAL, CODED, OTHER = "the world itself", "the world itself, through the codec", "the same pictures, other prompts"
@@ -120,7 +117,7 @@ def made_clips(candidate: Candidate, told: Sequence[Told], options: PromptOption
     checkpoint, captions = candidate.checkpoint, [one.caption for one in told]
     world = checkpoint.manifest.world
     if checkpoint.manifest.stage == "bidirectional":
-        return whole_clips(candidate, captions, options.seed)
+        return dreamed_clips(candidate, captions, options.seed)
     return generate(
         checkpoint,
         candidate.config,
@@ -132,25 +129,13 @@ def made_clips(candidate: Candidate, told: Sequence[Told], options: PromptOption
     )
 
 
-@torch.no_grad()
-def whole_clips(candidate: Candidate, captions: Sequence[str], seed: int) -> np.ndarray:
+def dreamed_clips(candidate: Candidate, captions: Sequence[str], seed: int) -> np.ndarray:
     """Clips of a bidirectional teacher with guidance, uint8 `[clip, clip_frames, H, W, 3]`."""
     checkpoint, config, length = candidate.checkpoint, candidate.config, candidate.checkpoint.manifest.clip_frames
-    model, latent, rows = checkpoint.model, checkpoint.codec.latent, len(captions)
-    device = next(model.parameters()).device
-    shape = (rows, length, latent.channels, latent.height, latent.width)
-    x = torch.randn(shape, generator=stream(seed, "whole prompted clips")).to(device)
-    text, negative = (model.read_text(item.to(device).expand(rows, -1, -1)) for item in checkpoint.told(captions))
-    nothing = clip_conditions(torch.zeros(rows, length, 0, device=device), torch.ones(rows, length, dtype=torch.bool, device=device), 1)
-    told = nothing.told(text, negative)
-    grid = uniform_grid(config.steps, checkpoint.manifest.shift).tolist()
-    for now, after in zip(grid[:-1], grid[1:], strict=True):
-        sigma = x.new_full(x.shape[:2], now)
-        velocity = bidirectional(model, x, sigma, told)
-        if config.guidance != 1.0:
-            velocity = guide(velocity, bidirectional(model, x, sigma, told.null((length,))), config.guidance)
-        x = x - (now - after) * velocity
-    return to_frames(checkpoint.codec.decode(x)).cpu().numpy()
+    latent, rows = checkpoint.codec.latent, len(captions)
+    noise = torch.randn((rows, length, latent.channels, latent.height, latent.width), generator=stream(seed, "whole prompted clips"))
+    nothing = torch.zeros(rows, length, 0), torch.ones(rows, length, dtype=torch.bool)
+    return whole_clips(checkpoint, noise, *nothing, text=checkpoint.told(captions), steps=config.steps, guidance=config.guidance)
 
 
 def score_rows(label: str, groups: dict[str, np.ndarray], prompts: dict[str, list[Told]]) -> list[dict]:

@@ -20,14 +20,11 @@ from mutoscope.data.clips import open_dataset
 from mutoscope.evaluate.metrics.psnr import psnr
 from mutoscope.evaluate.metrics.sharpness import sharpness
 from mutoscope.evaluate.metrics.ssim import ssim
-from mutoscope.models.camera import with_cameras
 from mutoscope.models.checkpoint import Checkpoint, load_checkpoint, load_codec, read_manifest
 from mutoscope.models.codec import to_frames, to_model_pixels
-from mutoscope.models.conditions import clip_conditions
-from mutoscope.models.denoise import bidirectional
-from mutoscope.noise.schedule import uniform_grid
 from mutoscope.rollout.generate import generate
 from mutoscope.rollout.session import default_config
+from mutoscope.rollout.whole_clip import whole_clips
 
 CONTEXT, HORIZON, CLIPS, SEED, WHOLE_CLIP_STEPS = 4, 8, 24, 77, 32
 
@@ -59,7 +56,7 @@ def score_stage(name: str, path: Path, data: Path) -> list[Row]:
     told = () if manifest.text == "none" else tuple(dataset.captions_of(batch.episodes))
     if manifest.stage == "bidirectional":
         length = manifest.clip_frames
-        return [row(name, f"whole clips, {WHOLE_CLIP_STEPS} steps", whole_clips(checkpoint, batch, length, told), real[:, :length])]
+        return [row(name, f"whole clips, {WHOLE_CLIP_STEPS} steps", dreamed_clips(checkpoint, batch, length, told), real[:, :length])]
     steps, target = manifest.student_steps, real[:, CONTEXT : CONTEXT + HORIZON]
     rows = []
     if manifest.stage in ("ode", "consistency"):
@@ -100,20 +97,13 @@ def next_frames(checkpoint: Checkpoint, batch: Batch, told: Sequence[str]) -> np
     return np.concatenate(pieces, axis=1)[:, :HORIZON]
 
 
-@torch.no_grad()
-def whole_clips(checkpoint: Checkpoint, batch: Batch, length: int, told: Sequence[str]) -> np.ndarray:
+def dreamed_clips(checkpoint: Checkpoint, batch: Batch, length: int, told: Sequence[str]) -> np.ndarray:
     """Clips of a bidirectional teacher from noise, under the real actions and captions."""
-    latent, k = checkpoint.codec.latent, checkpoint.manifest.shift
-    actions, known = torch.from_numpy(batch.arrays["actions"][:, :length]), torch.from_numpy(batch.known[:, :length])
-    conditions = with_cameras(clip_conditions(actions, known, checkpoint.codec.temporal_stride), checkpoint.model.config.camera)
-    if told:
-        conditions = conditions.told(checkpoint.prompts.embeddings(told), conditions.negative)
+    latent, actions, known = checkpoint.codec.latent, batch.arrays["actions"][:, :length], batch.known[:, :length]
     shape = (len(actions), length, latent.channels, latent.height, latent.width)
-    x = torch.randn(shape, generator=stream(derive_seed(SEED, "whole clips"), "noise"))
-    grid = uniform_grid(WHOLE_CLIP_STEPS, k).tolist()
-    for now, after in zip(grid[:-1], grid[1:], strict=True):
-        x = x - (now - after) * bidirectional(checkpoint.model, x, x.new_full(shape[:2], now), conditions)
-    return to_frames(checkpoint.codec.decode(x)).numpy()
+    noise, text = torch.randn(shape, generator=stream(derive_seed(SEED, "whole clips"), "noise")), checkpoint.told(told) if told else None
+    given = torch.from_numpy(actions), torch.from_numpy(known)
+    return whole_clips(checkpoint, noise, *given, text=text, steps=WHOLE_CLIP_STEPS)
 
 
 def update_table(folder: Path, rows: list[Row]) -> None:

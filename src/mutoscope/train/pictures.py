@@ -22,11 +22,11 @@ from mutoscope.models.camera import with_cameras
 from mutoscope.models.checkpoint import Checkpoint, CheckpointManifest, LoadedCodec, freeze
 from mutoscope.models.codec import ConvCodec, to_frames
 from mutoscope.models.conditions import Conditions
-from mutoscope.models.denoise import bidirectional
 from mutoscope.models.transformer import VideoTransformer
 from mutoscope.noise.schedule import uniform_grid
 from mutoscope.rollout.generate import generate
 from mutoscope.rollout.session import default_config
+from mutoscope.rollout.whole_clip import denoise_clip
 from mutoscope.train.config import BidirectionalStage, CodecStage, RunConfig, StageConfig
 from mutoscope.train.loop import StageRun
 from mutoscope.train.manifests import temporal_stride
@@ -127,9 +127,7 @@ def sample_whole_clips(chain: "Chain", run_stage: StageRun, codec: LoadedCodec, 
     shape = (ROWS, chain.run.clip_frames, latent.channels, latent.height, latent.width)
     generator = torch.Generator().manual_seed(derive_seed(chain.run.seed, "sample noise"))
     x = torch.randn(shape, generator=generator).to(chain.workers.device)
-    grid = uniform_grid(SAMPLE_STEPS, chain.run.shift).tolist()
-    for now, after in zip(grid[:-1], grid[1:], strict=True):
-        x = x - (now - after) * bidirectional(model, x, x.new_full(shape[:2], now), conditions)
+    x = denoise_clip(model, x, conditions, uniform_grid(SAMPLE_STEPS, chain.run.shift).tolist())
     return to_frames(codec.decode(x)).cpu().numpy()
 
 
