@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from forked import together
 from safetensors.torch import save_file
-from training_fakes import UPDATE, different, loop_plan, make_stage
+from training_fakes import RUN, TOLD, UPDATE, different, loop_plan, make_stage
 
 from fakes import tiny_conditions, tiny_latents
 from mutoscope.models.denoise import bidirectional
@@ -28,14 +28,22 @@ from mutoscope.train.state import load_state
 
 SHARDED = Placement("sharded")
 LOADED = "long-matching"
-KINDS = ("autoregressive", LOADED)
+# Stages of a run without prompts, and of one with them.
+KINDS = {
+    "autoregressive": ("autoregressive", RUN),
+    "told autoregressive": ("autoregressive", TOLD),
+    "told consistency": ("consistency", TOLD),
+    "told matching": ("matching", TOLD),
+    LOADED: ("long-matching", RUN),
+}
 TWICE = replace(UPDATE, updates=2, save_every=1, batch_size=2, clip_norm=0.05)
 NARROW = replace(TWICE, clip_norm=1e9, save_every=2)
 ADAPTED = replace(TWICE, trains=LoraConfig(2, 3.0, whole=("action_embedding",)))
 # How two processes share the work, which stage they train, and what of it learns.
 LAUNCHES = {
     "shared clips": (Placement(clip_processes=2), "autoregressive", TWICE),
-    "all at once": (Placement("sharded", "recomputed", ("optimiser", "frozen models"), 2), "long-matching", ADAPTED),
+    "told, shared clips": (Placement("sharded", clip_processes=2), "told autoregressive", TWICE),
+    "all at once": (Placement("sharded", "recomputed", ("optimiser", "frozen models"), 2), LOADED, ADAPTED),
 }
 SOON = timedelta(seconds=5)
 
@@ -52,15 +60,20 @@ def everything_whole(stage: StageRun) -> dict[str, torch.Tensor]:
 
 
 def look(stage: StageRun, update: int) -> None:
-    """What a stage's samples do: its average plays, as sessions do it, in inference mode."""
+    """What a stage's samples do: its average plays, as sessions do it, in inference mode, with the prompt read once."""
+    model, conditions = stage.learners["model"].average, tiny_conditions(2)
     with torch.inference_mode():
-        bidirectional(stage.learners["model"].average, tiny_latents(2), torch.full((2, 2), 0.5, dtype=torch.float64), tiny_conditions(2))
+        if width := model.config.text_dim:
+            text = model.read_text(torch.ones(2, 3, width, dtype=torch.float64))
+            conditions = conditions.told(text, text)
+        bidirectional(model, tiny_latents(2), torch.full((2, 2), 0.5, dtype=torch.float64), conditions)
 
 
 def train(kind: str, folder: Path, workers: Workers, update: UpdateConfig = TWICE) -> StageRun:
     """A stage in float64, trained or resumed to its last update."""
     with learners.copies_share_weights(workers.placement.weights == "sharded"):
-        stage, source = make_stage(kind, update, workers=workers, wide=True)
+        named, run = KINDS[kind]
+        stage, source = make_stage(named, update, run=run, workers=workers, wide=True)
     run_loop(stage, source, loop_plan(folder / kind, update), workers, partial(look, stage))
     return stage
 
@@ -82,7 +95,7 @@ def train_all(folder: Path) -> None:
     again = train(kind, folder / "again", workers)
     if workers.leads:
         (folder / "again.json").write_text(json.dumps(different(played(stage), played(again))))
-    narrow = make_stage("matching", NARROW, workers=workers)
+    narrow = make_stage("matching", NARROW, run=TOLD, workers=workers)
     run_loop(*narrow, loop_plan(folder / "narrow", NARROW, "bf16"), workers, lambda update: None)
     learners.clip_gradients = clip_own_part
     leave(folder, "clipped by parts", train("autoregressive", folder / "clipped", workers), workers)

@@ -11,7 +11,7 @@ import sharded_worker
 import torch
 from safetensors.torch import load_file
 from sharded_worker import KINDS, LAUNCHES, LOADED, NARROW, TWICE, played
-from training_fakes import ALONE, CPU, everything, loop_plan, make_stage, metrics
+from training_fakes import ALONE, CPU, TOLD, everything, loop_plan, make_stage, metrics
 
 from mutoscope.core.errors import CheckpointError, ConfigError
 from mutoscope.train.loop import run_loop
@@ -63,7 +63,7 @@ def test_two_processes_with_half_of_every_matrix_equal_one(kind, folder, alone):
 
 def test_blocks_gathered_in_bfloat16_compute_what_autocast_does(folder, tmp_path):
     """Rollouts on a processor leave autocast, and are made in bfloat16 nevertheless."""
-    alone = make_stage("matching", NARROW)
+    alone = make_stage("matching", NARROW, run=TOLD)
     run_loop(*alone, loop_plan(tmp_path, NARROW, "bf16"), ALONE, lambda update: None)
     assert alike(metrics(tmp_path), metrics(folder / "narrow"), within=0.03)
     assert not alike(metrics(tmp_path), metrics(folder / "narrow"))

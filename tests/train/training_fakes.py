@@ -2,16 +2,18 @@
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from fakes import ACTIONS, CODEC, ODD, scatter_parameters, tiny_model
+from fakes import ACTIONS, CODEC, ODD, scatter_parameters, tiny_config, tiny_model
 from mutoscope.core.streams import derive_seed, stream
 from mutoscope.memory.policy import Window
 from mutoscope.models.codec import ConvCodec
 from mutoscope.models.conditions import action_conditions
+from mutoscope.models.text_config import TextConfig
 from mutoscope.train.batch import ClipBatch, Draws
 from mutoscope.train.config import (
     AutoregressiveStage,
@@ -49,6 +51,7 @@ RUN = RunConfig(
     precision="fp32",
 )
 CHUNKS = replace(RUN, chunk_frames=3)
+TOLD = replace(RUN, model=replace(RUN.model, text_dim=10), text=TextConfig("minilm", tokens=5))
 STAGES = ("codec", "bidirectional", "autoregressive", "ode", "consistency", "matching")
 # The stages, and those that learn in another way besides.
 KINDS = (*STAGES, "long-matching", "sharing-matching")
@@ -72,6 +75,7 @@ class FakeSource:
     shape: tuple[int, ...]
     workers: Workers = ALONE
     wide: bool = False
+    text: tuple[int, int] = (0, 0)
 
     def batch(self, turn: str, update: int, micro: int, accumulate: int, clips: tuple[str, int] | None = None) -> ClipBatch:
         reader, number = clips or (turn, update)
@@ -84,6 +88,8 @@ class FakeSource:
         known = torch.ones(size, self.shape[0], dtype=torch.bool)
         known[:, 0] = False
         conditions = action_conditions(made.normal("actions", self.shape[0], 1, ACTIONS.dim), known)
+        if all(self.text):
+            conditions = conditions.told(made.normal("text", *self.text), torch.zeros_like(made.normal("text", *self.text)))
         return ClipBatch(made.normal("pixels", *self.shape), conditions, draws, clip_draws)
 
 
@@ -119,23 +125,28 @@ def fake_codec(seed: int = 0) -> ConvCodec:
 def make_stage(
     kind: str, update: UpdateConfig = UPDATE, *, run: RunConfig = RUN, workers: Workers = ALONE, wide: bool = False
 ) -> tuple[StageRun, FakeSource]:
-    """A stage ready to learn and where its clips come from; `wide` is float64. Every call gives equal and separate ones."""
+    """A stage ready to learn and where its clips come from; `wide` is float64. Every call gives equal and separate ones.
+
+    Where the run has text, its clips have prompts.
+    """
     config = stage_config(kind, update)
     shape = (3, CODEC.height, CODEC.width) if kind == "codec" else (ODD.channels, ODD.height, ODD.width)
-    source, dtype = FakeSource(update, (run.frames_read(config), *shape), workers, wide), torch.float64 if wide else torch.float32
+    text = (0, 0) if run.text == "none" else (run.text.tokens, run.model.text_dim)
+    source, dtype = FakeSource(update, (run.frames_read(config), *shape), workers, wide, text), torch.float64 if wide else torch.float32
+    model = partial(tiny_model, tiny_config(text_dim=run.model.text_dim))
     match config:
         case CodecStage():
             return CodecRun.make(config, fake_codec().to(dtype)), source
         case BidirectionalStage():
-            return BidirectionalRun.make(run, config, tiny_model(seed=1).to(dtype)), source
+            return BidirectionalRun.make(run, config, model(seed=1).to(dtype)), source
         case AutoregressiveStage():
-            return AutoregressiveRun.make(run, config, tiny_model(seed=1).to(dtype)), source
+            return AutoregressiveRun.make(run, config, model(seed=1).to(dtype)), source
         case OdeStage():
-            return OdeRun.make(run, config, tiny_model(seed=2).to(dtype), source), source
+            return OdeRun.make(run, config, model(seed=2).to(dtype), source), source
         case ConsistencyStage():
-            return ConsistencyRun.make(run, config, tiny_model(seed=2).to(dtype)), source
+            return ConsistencyRun.make(run, config, model(seed=2).to(dtype)), source
         case MatchingStage():
-            return MatchingRun.make(run, config, tiny_model(seed=3).to(dtype), tiny_model(seed=1).to(dtype)), source
+            return MatchingRun.make(run, config, model(seed=3).to(dtype), model(seed=1).to(dtype)), source
 
 
 def loop_plan(folder: Path, update: UpdateConfig = UPDATE, precision: str = "fp32", identity: str = "this") -> LoopPlan:

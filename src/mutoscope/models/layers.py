@@ -28,6 +28,14 @@ class RMSNorm(nn.Module):
         return nn.functional.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
 
 
+class LayerNorm(nn.LayerNorm):
+    """Torch's own in the type of what it norms: the weights may be narrower, where training gathers them so."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., dim]` -> the same."""
+        return nn.functional.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
 class Attention(nn.Module):
     """Projections of an attention layer; `heads` folds `[B, N, dim]` into `[B, head, N, head_dim]`.
 

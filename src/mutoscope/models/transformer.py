@@ -25,7 +25,7 @@ from mutoscope.models.attention import Attend, Place
 from mutoscope.models.camera import Views, views_of
 from mutoscope.models.camera_config import CameraConfig, check_camera_actions, check_camera_memory
 from mutoscope.models.conditions import Conditions, ReadText, Text, text_size
-from mutoscope.models.layers import Attention
+from mutoscope.models.layers import Attention, LayerNorm
 from mutoscope.models.recall import LearnedRecall, learned_memories, recall_layer
 from mutoscope.models.rope import travel_addresses, travel_rotations
 from mutoscope.models.scorers import make_scorer, place_of
@@ -117,7 +117,7 @@ class Block(nn.Module):
         self.reads_text = config.text_dim > 0
         if self.reads_text:
             self.cross_attn = Attention(config)
-            self.norm3 = nn.LayerNorm(config.dim, config.eps)
+            self.norm3 = LayerNorm(config.dim, config.eps)
         self.ffn = nn.Sequential(nn.Linear(config.dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, config.dim))
         self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
         self.memories = () if config.recall is None else (recall_layer(config.recall, config.num_heads, config.head_dim),)
@@ -138,6 +138,10 @@ class Block(nn.Module):
         """What `forward` writes into memory, and no more."""
         shift, scale = self._modulation(modulation)[:2]
         self._attended(x, shift, scale, attend, views)
+
+    def read_text(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of an embedded prompt `[B, L, dim]`, each `[B, head, L, head_dim]`: for callers outside."""
+        return self.cross_attn.read(embedded)
 
     def _text(self, text: Text) -> tuple[Tensor, Tensor]:
         """The text's keys and values in this layer: those that were made once for the prompt, or made now."""
@@ -319,7 +323,7 @@ class VideoTransformer(nn.Module):
         """The keys and values of a prompt's embedding `[B, L, text_dim]` in all layers, for the passes of play and of rollouts."""
         self._check_text(text, text.shape[0])
         embedded = self.text_embedding(text)
-        keys, values = zip(*(block.cross_attn.read(embedded) for block in self.blocks if isinstance(block, Block)), strict=True)
+        keys, values = zip(*(block.read_text(embedded) for block in self.blocks if isinstance(block, Block)), strict=True)
         return ReadText(torch.stack(keys), torch.stack(values))
 
     def embed_patches(self, latents: Tensor) -> Tensor:

@@ -52,11 +52,13 @@ def shard_model(model: VideoTransformer, mesh: DeviceMesh, precision: str, devic
         if narrow:
             compute_in_bf16(block, device)
         fully_shard(block, mesh=mesh, reshard_after_forward=True, mp_policy=policy, offload_policy=home, ignored_params=kept)
-        register_fsdp_forward_method(block, "write")
+        for method in ("write", "read_text"):
+            register_fsdp_forward_method(block, method)
     model.register_forward_hook(lambda model, inputs, velocity: velocity.clone())  # FSDP warns of outputs that are views of others
     # The outermost layers too are let go after each pass: what is kept over an optimiser step without a backward pass is never renewed.
     fully_shard(model, mesh=mesh, reshard_after_forward=True, offload_policy=home, ignored_params=kept)
-    register_fsdp_forward_method(model, "write")
+    for method in ("write", "read_text"):
+        register_fsdp_forward_method(model, method)
 
 
 def compute_in_bf16(block: Block, device: torch.device) -> None:
@@ -69,7 +71,8 @@ def compute_in_bf16(block: Block, device: torch.device) -> None:
 
         return forward
 
-    block.forward, block.write = narrow(block.forward), narrow(block.write)  # type: ignore[method-assign]
+    for method in ("forward", "write", "read_text"):
+        setattr(block, method, narrow(getattr(block, method)))
 
 
 def kept_whole(model: VideoTransformer) -> set[nn.Parameter]:
