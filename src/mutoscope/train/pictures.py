@@ -1,6 +1,5 @@
 """What a stage shows while it trains: curves, and a video of real clips beside generated ones under the same actions."""
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,10 +18,11 @@ from mutoscope.media.curves import plot_curves
 from mutoscope.media.sheet import contact_sheet, write_png
 from mutoscope.media.video import write_video
 from mutoscope.models.camera import with_cameras
-from mutoscope.models.checkpoint import Checkpoint, CheckpointManifest, LoadedCodec, freeze
+from mutoscope.models.checkpoint import Checkpoint, CheckpointManifest, LoadedCodec
 from mutoscope.models.codec import ConvCodec, to_frames
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.transformer import VideoTransformer
+from mutoscope.models.wan_config import WanCodecConfig
 from mutoscope.noise.schedule import uniform_grid
 from mutoscope.rollout.generate import generate
 from mutoscope.rollout.session import default_config
@@ -30,7 +30,6 @@ from mutoscope.rollout.whole_clip import denoise_clip
 from mutoscope.train.config import BidirectionalStage, CodecStage, RunConfig, StageConfig
 from mutoscope.train.loop import StageRun
 from mutoscope.train.manifests import temporal_stride
-from mutoscope.train.sharding import is_sharded
 from mutoscope.train.sources import clip_tensors
 
 if TYPE_CHECKING:
@@ -81,8 +80,13 @@ def absent_packages_named(folder: Path) -> Iterator[None]:
 def sample_clips(chain: "Chain", stage: StageConfig) -> Batch:
     """The held-out clips that every stage's samples continue."""
     frames = 1 if isinstance(stage, CodecStage) else pixel_frames(sample_frames(chain.run), temporal_stride(chain.run))
-    seed = derive_seed(chain.run.seed, "samples")
-    return ClipSampler(chain.held_out, clip_frames=frames, batch_size=ROWS, seed=seed, arrays=("frames", "actions")).batch(0)
+    seed, rows = derive_seed(chain.run.seed, "samples"), sample_rows(chain.run)
+    return ClipSampler(chain.held_out, clip_frames=frames, batch_size=rows, seed=seed, arrays=("frames", "actions")).batch(0)
+
+
+def sample_rows(run: RunConfig) -> int:
+    """Clips per sample: one where codec and memory are those of a published model, whose rows are gigabytes each."""
+    return 1 if isinstance(run.codec, WanCodecConfig) else ROWS
 
 
 def told(chain: "Chain", batch: Batch, conditions: Conditions) -> Conditions:
@@ -124,7 +128,7 @@ def reconstruct(run_stage: StageRun, clip: Tensor) -> np.ndarray:
 def sample_whole_clips(chain: "Chain", run_stage: StageRun, codec: LoadedCodec, conditions: Conditions) -> np.ndarray:
     """Clips of the bidirectional teacher from noise, under real actions."""
     model, latent = run_stage.learners["model"].average, codec.latent
-    shape = (ROWS, chain.run.clip_frames, latent.channels, latent.height, latent.width)
+    shape = (sample_rows(chain.run), chain.run.clip_frames, latent.channels, latent.height, latent.width)
     generator = torch.Generator().manual_seed(derive_seed(chain.run.seed, "sample noise"))
     x = torch.randn(shape, generator=generator).to(chain.workers.device)
     x = denoise_clip(model, x, conditions, uniform_grid(SAMPLE_STEPS, chain.run.shift).tolist())
@@ -134,13 +138,12 @@ def sample_whole_clips(chain: "Chain", run_stage: StageRun, codec: LoadedCodec, 
 def continue_clips(chain: "Chain", model: nn.Module, codec: LoadedCodec, manifest: CheckpointManifest, batch: Batch) -> np.ndarray:
     """Real context, then the stage's model in the regime that its manifest names."""
     context = pixel_frames(CONTEXT, codec.temporal_stride)
-    frozen = model if is_sharded(model) else freeze(copy.deepcopy(model))
-    assert isinstance(frozen, VideoTransformer)
-    checkpoint = Checkpoint(chain.folder, manifest, frozen, codec, None)
+    assert isinstance(model, VideoTransformer) and not any(parameter.requires_grad for parameter in model.parameters())
+    checkpoint = Checkpoint(chain.folder, manifest, model, codec, None)
     config = default_config(manifest)
     config = replace(config, steps=min(config.steps, SAMPLE_STEPS), first_chunk_steps=min(config.first_chunk_steps, SAMPLE_STEPS))
     real, actions, known = np.ascontiguousarray(batch.arrays["frames"]), batch.arrays["actions"], batch.known[:, :context]
     seen, done, asked = real[:, :context], actions[:, :context], actions[:, context:]
-    prompts = chain.held_out.captions_of(batch.episodes) if frozen.config.text_dim else ()
+    prompts = chain.held_out.captions_of(batch.episodes) if model.config.text_dim else ()
     made = generate(checkpoint, config, frames=seen, context_actions=done, known=known, actions=asked, prompts=prompts)
     return np.concatenate([seen, made], axis=1)

@@ -1,0 +1,29 @@
+"""What a stage shows while it trains: how many clips, and of which weights."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from fakes import tiny_checkpoint, tiny_manifest
+from mutoscope.recipes import recipe
+from mutoscope.train import pictures
+
+
+@pytest.mark.parametrize(("name", "rows"), [("wan-1.3b", 1), ("wan-14b", 1), ("shapes", 4), ("doom", 4)])
+def test_a_published_model_shows_one_clip(name, rows):
+    """Its cache and its codec hold gigabytes for every clip."""
+    assert pictures.sample_rows(recipe(name)) == rows
+
+
+def test_the_average_itself_is_shown_and_no_copy_of_it(monkeypatch):
+    checkpoint, shown = tiny_checkpoint(), []
+    monkeypatch.setattr(pictures, "generate", lambda made, *given, **named: shown.append(made.model) or named["frames"])
+    arrays = {"frames": np.zeros((1, 6, 12, 20, 3), np.uint8), "actions": np.zeros((1, 6, 3), np.float32)}
+    batch = SimpleNamespace(arrays=arrays, known=np.ones((1, 6), bool), episodes=(0,))
+    chain = SimpleNamespace(folder=Path("nowhere"))
+    pictures.continue_clips(chain, checkpoint.model, checkpoint.codec, tiny_manifest(), batch)
+    assert shown == [checkpoint.model]
+    with pytest.raises(AssertionError):
+        pictures.continue_clips(chain, checkpoint.model.requires_grad_(True), checkpoint.codec, tiny_manifest(), batch)
