@@ -72,6 +72,16 @@ def test_an_encoder_adds_what_is_missing_once(checkpoint, encoder):
     assert "night" in again.known and torch.equal(again.embed("night")[0], text), "it is on disk, and needs no encoder any more"
 
 
+def test_another_encoder_adds_nothing_to_a_cache(checkpoint, encoder):
+    before = {file.name: file.read_bytes() for file in (checkpoint / "prompts").iterdir()}
+    encoder.identity = "fake-2"
+    voice = open_voice(checkpoint, read_manifest(checkpoint), Spoken(encoder="minilm"))
+    assert voice.embed(KNOWN[0])[0].shape == (1, TOKENS, WIDTH) and encoder.asked == [], "what is there needs no encoder"
+    with pytest.raises(DataError, match=rf"prompts was made by fake-1 \({TOKENS} tokens of {WIDTH}\), not by fake-2"):
+        voice.embed("night")
+    assert {file.name: file.read_bytes() for file in (checkpoint / "prompts").iterdir()} == before and encoder.asked == []
+
+
 def test_embeddings_elsewhere_and_their_mistakes(checkpoint, encoder, tmp_path):
     manifest = read_manifest(checkpoint)
     with pytest.raises(ConfigError, match="holds no embeddings of prompts; make some"):

@@ -88,6 +88,9 @@ def test_the_identity_names_the_weights(folder: Path, tmp_path: Path):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(file.read_bytes())
     assert fingerprint([copy]) == before
+    assert load_umt5(copy, dtype=torch.bfloat16).identity == f"{load_umt5(copy).identity}-bfloat16", (
+        "float32 has the name that it always had"
+    )
     weights = copy / "text_encoder" / "model.safetensors"
     changed = bytearray(weights.read_bytes())
     changed[-1] ^= 1
@@ -116,6 +119,9 @@ def test_the_command_fills_a_cache(folder: Path, tmp_path: Path, capsys: pytest.
     assert cache.prompts == ("", "a red disc", "a disc moves left") and cache.tokens == 512
     assert error(cache.embeddings(["a red disc"]), pipeline_embeddings(folder, ["a red disc"])[0]) <= 1e-4
     assert cli.main([*arguments, "--negative", "a red"]) == 0 and "1 new embeddings, 4 in all" in capsys.readouterr().out
+    assert cli.main([*arguments, "--dtype", "bfloat16", "--negative", "night"]) == 2
+    assert "not by umt5-" in (said := capsys.readouterr().err) and "-bfloat16 (512 of 16)" in said
+    assert open_cache(tmp_path / "cache").prompts == ("", "a red disc", "a disc moves left", "a red"), "two types never mix"
     assert cli.main(arguments[:2]) == 2 and "--output is needed" in capsys.readouterr().err
     assert cli.main(["embed", str(tmp_path), "--output", str(tmp_path / "x")]) == 2 and "neither a data set" in capsys.readouterr().err
 

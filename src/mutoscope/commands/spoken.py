@@ -37,7 +37,9 @@ class Voice:
 
     def _one(self, prompt: str) -> Tensor:
         if prompt not in self.cache and self.spoken.encoder:
-            (embedding,) = resident_encoder(self.spoken.encoder, self.spoken.device).encode([prompt])
+            encoder = resident_encoder(self.spoken.encoder, self.spoken.device)
+            self.cache.check_maker(encoder.identity, encoder.width, self.cache.tokens)
+            (embedding,) = encoder.encode([prompt])
             self.cache.add({prompt: embedding})
         return padded(self.cache.embedding(prompt), self.text.tokens)
 

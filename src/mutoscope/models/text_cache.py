@@ -54,6 +54,14 @@ class PromptCache:
         """What is in it, in the order in which it came."""
         return tuple(self.files)
 
+    def check_maker(self, encoder: str, width: int, tokens: int) -> None:
+        """Refuse another encoder, width or length than those of this cache: a folder holds the embeddings of one encoder alone."""
+        if (self.encoder, self.width, self.tokens) != (encoder, width, tokens):
+            raise DataError(
+                f"{self.folder} was made by {self.encoder} ({self.tokens} tokens of {self.width}), not by {encoder} ({tokens} of {width}); "
+                "give another folder, or delete it"
+            )
+
     def missing(self, prompts: Iterable[str]) -> list[str]:
         """Those of the prompts that are not in it, each once."""
         return [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.files]
@@ -130,11 +138,7 @@ def create_cache(folder: Path, encoder: str, width: int, tokens: int) -> PromptC
         cache._write_index()
         return cache
     cache = open_cache(folder)
-    if (cache.encoder, cache.width, cache.tokens) != (encoder, width, tokens):
-        raise DataError(
-            f"{folder} was made by {cache.encoder} ({cache.tokens} tokens of {cache.width}), not by {encoder} ({tokens} of {width}); "
-            "give another folder, or delete it"
-        )
+    cache.check_maker(encoder, width, tokens)
     return cache
 
 

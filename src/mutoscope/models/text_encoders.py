@@ -97,8 +97,13 @@ def load_umt5(folder: Path, device: torch.device | str = "cpu", dtype: torch.dty
         model = transformers.UMT5EncoderModel.from_pretrained(folder / "text_encoder", local_files_only=True, dtype=dtype)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{folder} cannot be read as UMT5 and its tokenizer: {error}") from error
-    identity = f"umt5-{fingerprint([folder / 'text_encoder', folder / 'tokenizer'])}"
+    identity = f"umt5-{fingerprint([folder / 'text_encoder', folder / 'tokenizer'])}{type_suffix(dtype)}"
     return TransformersEncoder(identity, tokenizer, model.to(device).eval().requires_grad_(False), WAN_TOKENS, wan_clean)
+
+
+def type_suffix(dtype: torch.dtype) -> str:
+    """What an identity says of the type in which an encoder computes: nothing in float32, as in the caches that there are."""
+    return "" if dtype == torch.float32 else f"-{str(dtype).removeprefix('torch.')}"
 
 
 def load_minilm(device: torch.device | str = "cpu") -> TransformersEncoder:
