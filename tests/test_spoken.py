@@ -1,5 +1,6 @@
 """Worlds that are told in words what to show, from the command line: where embeddings come from, what a page may say, videos of prompts."""
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from mutoscope.core.errors import CheckpointError, ConfigError, DataError
 from mutoscope.core.world import NO_ACTIONS, WorldSpec
 from mutoscope.media.video import read_video
 from mutoscope.memory.policy import Window
+from mutoscope.models import checkpoint as checkpoints
+from mutoscope.models import text_encoders
 from mutoscope.models.checkpoint import read_manifest, save_checkpoint
 from mutoscope.models.text_cache import create_cache
 from mutoscope.models.text_config import TextConfig
@@ -31,7 +34,7 @@ KNOWN = ("a red square", "a blue one")
 def encoder(monkeypatch):
     """Every encoder by any name."""
     made = FakeEncoder()
-    monkeypatch.setattr(spoken, "resident_encoder", lambda name, device: made)
+    monkeypatch.setattr(spoken, "resident_encoder", lambda spoken: made)
     return made
 
 
@@ -91,8 +94,12 @@ def test_embeddings_elsewhere_and_their_mistakes(checkpoint, encoder, tmp_path):
     with pytest.raises(ConfigError, match="holds no prompt to begin with"):
         empty.book()
     create_cache(tmp_path / "wide", "other", WIDTH + 1, TOKENS)
-    with pytest.raises(ConfigError, match="embeddings 11 wide"):
+    with pytest.raises(ConfigError, match="other makes embeddings 11 wide, and .*student reads those of minilm, 10 wide"):
         open_voice(checkpoint, manifest, Spoken(str(tmp_path / "wide")))
+    encoder.width = WIDTH + 1
+    with pytest.raises(ConfigError, match="fake-1 makes embeddings 11 wide"):
+        open_voice(checkpoint, manifest, Spoken(str(tmp_path / "unsuited"), "minilm"))
+    assert not (tmp_path / "unsuited").exists(), "no cache is left that another encoder would be refused for"
     with pytest.raises(CheckpointError, match="takes no prompts"):
         open_voice(checkpoint, tiny_checkpoint().manifest, Spoken())
 
@@ -117,6 +124,71 @@ def test_videos_of_prompts(checkpoint, tmp_path, switch, capsys):
 def test_what_cannot_be_told_is_said(checkpoint, asked, words, capsys):
     assert cli.main(["generate", str(checkpoint), *asked]) == cli.MISTAKE
     assert words in capsys.readouterr().err
+
+
+def encoders_alive(monkeypatch, arguments: list[str], keep: list[FakeEncoder] | None = None) -> tuple[list[int], list[tuple]]:
+    """How many encoders there are each time a video model is loaded, and how encoders were asked for."""
+    made: list[weakref.ref[FakeEncoder]] = []
+    asked, alive = [], []
+
+    def load_encoder(*how: object) -> FakeEncoder:
+        encoder = FakeEncoder()
+        made.append(weakref.ref(encoder)), asked.append(how)
+        if keep is not None:
+            keep.append(encoder)
+        return encoder
+
+    def load_model(*given, **named):
+        alive.append(sum(one() is not None for one in made))
+        return original(*given, **named)
+
+    original = checkpoints.load_model
+    monkeypatch.setattr(text_encoders, "load_encoder", load_encoder)
+    monkeypatch.setattr(checkpoints, "load_model", load_model)
+    assert cli.main(arguments) == 0
+    return alive, asked
+
+
+def test_the_encoder_is_gone_before_the_model_is_loaded(checkpoint, tmp_path, monkeypatch):
+    arguments = [
+        "generate",
+        str(checkpoint),
+        "--prompt",
+        "night*4",
+        f"{KNOWN[0]}*2",
+        "--encoder",
+        "umt5",
+        "--output",
+        str(tmp_path / "a.mp4"),
+    ]
+    typed = [*arguments, "--encoder-device", "meta", "--encoder-dtype", "bfloat16"]
+    assert encoders_alive(monkeypatch, typed) == ([0], [("umt5", "meta", torch.bfloat16)])
+    assert encoders_alive(monkeypatch, arguments) == ([0], []), "all prompts are in the cache: no encoder is loaded"
+
+
+def test_the_encoder_is_gone_broken_twin_in_which_somebody_keeps_it(checkpoint, tmp_path, monkeypatch):
+    arguments = ["generate", str(checkpoint), "--prompt", "night*4", "--encoder", "umt5", "--output", str(tmp_path / "a.mp4")]
+    assert encoders_alive(monkeypatch, arguments, keep=[]) == ([1], [("umt5", "cpu", torch.float32)])
+
+
+def test_play_has_an_encoder_of_its_own_device_and_type(checkpoint, monkeypatch):
+    books = []
+
+    def serve(catalogue, **_):
+        books.append(catalogue.choices[0].prompts)
+
+    def load_encoder(*how: object) -> FakeEncoder:
+        asked.append(how)
+        return FakeEncoder()
+
+    asked: list[tuple] = []
+    monkeypatch.setattr("mutoscope.serve.app.serve", serve)
+    monkeypatch.setattr(text_encoders, "load_encoder", load_encoder)
+    spoken.resident_encoder.cache_clear()
+    assert cli.main(["play", str(checkpoint), "--encoder", "umt5", "--encoder-device", "meta", "--encoder-dtype", "bfloat16"]) == 0
+    assert asked == [], "only what is said and unknown needs it"
+    assert books[0].embed("night")[0].shape == (1, TOKENS, WIDTH) == books[0].embed("dusk")[0].shape
+    assert asked == [("umt5", "meta", torch.bfloat16)], "it stays for the next prompt"
 
 
 def test_prompts_with_stars():

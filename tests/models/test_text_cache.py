@@ -1,5 +1,6 @@
 """Embeddings on disk: exact, whole or absent, of one encoder, and named where they are missing or broken."""
 
+import weakref
 from pathlib import Path
 
 import pytest
@@ -88,19 +89,25 @@ def test_a_write_that_fails_leaves_the_cache_as_it_was(tmp_path: Path, monkeypat
     assert (tmp_path / "cache" / INDEX).read_bytes() == before and open_cache(tmp_path / "cache").prompts == PROMPTS
 
 
-def test_the_encoder_is_loaded_only_for_what_is_missing(tmp_path: Path):
-    loads: list[FakeEncoder] = []
+def test_the_encoder_is_loaded_only_for_what_is_missing_and_let_go(tmp_path: Path):
+    loads: list[weakref.ref[FakeEncoder]] = []
+    asked: list[list[str]] = []
 
     def load() -> FakeEncoder:
-        loads.append(FakeEncoder())
-        return loads[-1]
+        encoder = FakeEncoder()
+        loads.append(weakref.ref(encoder))
+        asked.append(encoder.asked)
+        return encoder
+
+    def gone() -> list[bool]:
+        return [encoder() is None for encoder in loads]
 
     embed_prompts(tmp_path / "cache", PROMPTS, load, TOKENS)
-    assert [encoder.asked for encoder in loads] == [list(PROMPTS)]
+    assert asked == [list(PROMPTS)] and gone() == [True]
     embed_prompts(tmp_path / "cache", PROMPTS, load, TOKENS)
     assert len(loads) == 1, "all is there: nothing is loaded"
     cache = embed_prompts(tmp_path / "cache", (*PROMPTS, "a green ring", "a green ring"), load, TOKENS)
-    assert [encoder.asked for encoder in loads[1:]] == [["a green ring"]] and cache.prompts == (*PROMPTS, "a green ring")
+    assert asked[1:] == [["a green ring"]] and gone() == [True, True] and cache.prompts == (*PROMPTS, "a green ring")
 
 
 def test_another_encoder_or_length_is_refused(tmp_path: Path):

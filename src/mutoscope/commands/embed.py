@@ -35,7 +35,7 @@ class Options:
     negative: str = ""
     """The negative prompt."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of Wan's encoder while it works; half of the memory in bfloat16."""
+    """Type of Wan's encoder while it works: its 5.7e9 weights are 22.7 GB in float32 and 11.4 GB in bfloat16."""
     device: str = "cpu"
     """cpu or cuda."""
 

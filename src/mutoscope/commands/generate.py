@@ -19,8 +19,8 @@ from mutoscope.core.progress import Progress
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
+    from mutoscope.commands.spoken import Told
     from mutoscope.models.checkpoint import Checkpoint
     from mutoscope.rollout.session import SessionConfig
 
@@ -48,7 +48,11 @@ class Options:
     prompts: str = ""
     """Folder of prompts' embeddings (mutoscope embed); default: the checkpoint's own."""
     encoder: str = ""
-    """Text encoder for prompts that have no embedding yet: minilm, or a folder with text_encoder/ and tokenizer/."""
+    """Text encoder for prompts that have no embedding yet: minilm, or Wan's folder (docs/text.md). Gone before the model is loaded."""
+    encoder_device: str = "cpu"
+    """Where the text encoder works: cpu, cuda, ..."""
+    encoder_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Its type: Wan's encoder has 5.7e9 weights, 22.7 GB in float32 and 11.4 GB in bfloat16."""
     output: Path = Path("generated.mp4")
     """The video file to write."""
     steps: int | None = None
@@ -79,14 +83,14 @@ def run(options: Options) -> int:
 
     if options.scale < 1:
         raise ConfigError(f"--scale must be at least 1, got {options.scale}")
-    checkpoint = load_checkpoint(find_checkpoint(options.checkpoint), options.device)
+    path = find_checkpoint(options.checkpoint)
+    lines = told_lines(options, path)
+    checkpoint = load_checkpoint(path, options.device)
     world = checkpoint.manifest.world
     config = session_config(checkpoint.manifest, steps=options.steps, policy=options.memory, seed=options.seed, guidance=options.guidance)
     config = replace(config, speed=Speed(commits=options.commits))
     if checkpoint.manifest.text != "none":
-        return tell(options, checkpoint, config)
-    if options.prompt:
-        raise ConfigError(f"{checkpoint.path} is not told in words what to show; give --actions in place of --prompt")
+        return tell(options, checkpoint, config, lines)
     script = parse_script(options.actions, world.actions)
     frames = continue_start(checkpoint, config, options.start, script)
     write_video(options.output, enlarge(frames, options.scale), world.content_rate)
@@ -111,20 +115,33 @@ def continue_start(checkpoint: Checkpoint, config: SessionConfig, start: int, sc
     return np.concatenate([frames[0], made[0]])
 
 
-def tell(options: Options, checkpoint: Checkpoint, config: SessionConfig) -> int:
+def told_lines(options: Options, path: Path) -> list[tuple[Told, int]]:
+    """What a world is told, each prompt with its number of pixel frames, before its model is loaded; nothing where it takes no words."""
+    from mutoscope.commands.spoken import Spoken, embed_beforehand
+    from mutoscope.models.checkpoint import codec_file, read_manifest
+
+    manifest = read_manifest(path)
+    if manifest.text == "none":
+        if options.prompt:
+            raise ConfigError(f"{path} is not told in words what to show; give --actions in place of --prompt")
+        return []
+    codec_file(path, manifest)
+    if not options.prompt or (options.actions and manifest.world.actions.kind == "none"):
+        raise ConfigError(f"{path} is told in words what to show; give --prompt 'words*frames', and no --actions")
+    spoken = Spoken(options.prompts, options.encoder, options.encoder_device, options.encoder_dtype)
+    texts, counts = zip(*map(timed_prompt, options.prompt), strict=True)
+    return list(zip(embed_beforehand(path, manifest, spoken, texts), counts, strict=True))
+
+
+def tell(options: Options, checkpoint: Checkpoint, config: SessionConfig, lines: list[tuple[Told, int]]) -> int:
     """The video of a world that is told in words what to show, and of one that is steered besides."""
     import numpy as np
 
     from mutoscope.commands.script import parse_script
-    from mutoscope.commands.spoken import Spoken, open_voice
     from mutoscope.media.video import write_video
 
     actions = checkpoint.manifest.world.actions
-    if not options.prompt or (options.actions and actions.kind == "none"):
-        raise ConfigError(f"{checkpoint.path} is told in words what to show; give --prompt 'words*frames', and no --actions")
     script = parse_script(options.actions, actions) if options.actions else np.zeros((0, actions.dim), np.float32)
-    voice = open_voice(checkpoint.path, checkpoint.manifest, Spoken(options.prompts, options.encoder, options.device))
-    lines = [(voice.embed(text), count) for text, count in map(timed_prompt, options.prompt)]
     frames = told_frames(checkpoint, config, options, lines, script)
     write_video(options.output, enlarge(frames, options.scale), checkpoint.manifest.world.content_rate)
     print(f"{options.output}: {len(frames)} frames at {checkpoint.manifest.world.content_rate:g} frames/s, {len(lines)} prompts")
@@ -140,7 +157,7 @@ def timed_prompt(text: str) -> tuple[str, int]:
 
 
 def told_frames(
-    checkpoint: Checkpoint, config: SessionConfig, options: Options, lines: list[tuple[tuple[Tensor, Tensor], int]], script: np.ndarray
+    checkpoint: Checkpoint, config: SessionConfig, options: Options, lines: list[tuple[Told, int]], script: np.ndarray
 ) -> np.ndarray:
     """Pixel frames of prompts one after the other, uint8 `[T, H, W, 3]`; whole chunks, so that a prompt may have some frames more.
 

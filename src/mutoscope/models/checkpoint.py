@@ -169,12 +169,18 @@ def read_manifest(path: Path) -> CheckpointManifest:
 
 def load_codec(path: Path, device: torch.device | str = "cpu") -> tuple[CheckpointManifest, LoadedCodec]:
     """The codec of any checkpoint folder, frozen; an imported model that came without one is a CheckpointError."""
-    manifest, file = read_manifest(path), Path(path) / "codec.safetensors"
+    manifest = read_manifest(path)
+    codec = new_codec(manifest.codec)
+    load_weights(codec, codec_file(path, manifest))
+    return manifest, freeze(codec.to(device))
+
+
+def codec_file(path: Path, manifest: CheckpointManifest) -> Path:
+    """Where the weights of a checkpoint's codec lie; an imported model that came without one is a CheckpointError."""
+    file = Path(path) / "codec.safetensors"
     if isinstance(manifest.codec, WanCodecConfig) and not file.is_file():
         raise CheckpointError(f"{path} was imported without its codec; import it once more, with --codec")
-    codec = new_codec(manifest.codec)
-    load_weights(codec, file)
-    return manifest, freeze(codec.to(device))
+    return file
 
 
 def new_codec(config: CodecConfig) -> LoadedCodec:
