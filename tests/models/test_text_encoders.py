@@ -11,8 +11,8 @@ from mutoscope import cli
 from mutoscope.core.errors import CheckpointError, ConfigError
 from mutoscope.models.text_cache import open_cache, padded
 from mutoscope.models.text_encoders import MINILM, fingerprint, load_encoder, load_umt5, wan_clean
+from umt5_fakes import SIZES, write_umt5
 
-WORDS = ("a", "red", "disc", "moves", "left", "right", "&", "fast", "</s>", "<pad>", "<unk>")
 PROMPTS = ["a red disc", "  a  disc &amp;amp; a\tred\n disc ", "", "a " * 600, "vï¬rst dÃ©jÃ  vu"]
 PARTS = ("transformers", "diffusers", "ftfy")
 
@@ -22,24 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random UMT5 and a tokenizer of eleven words, in diffusers' layout."""
     for part in PARTS:
         pytest.importorskip(part)
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
-
-    path = tmp_path_factory.mktemp("umt5")
-    words = {word: index for index, word in enumerate(WORDS)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", words["</s>"])])
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
-    fast.save_pretrained(path / "tokenizer")
-    sizes = dict(vocab_size=len(WORDS), d_model=16, d_kv=4, d_ff=24, num_layers=2, num_heads=4, pad_token_id=words["<pad>"])
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = UMT5EncoderModel(UMT5Config(**sizes, relative_attention_num_buckets=8, relative_attention_max_distance=16))
-        for parameter in model.parameters():
-            torch.nn.init.normal_(parameter, std=0.5)
-    model.save_pretrained(path / "text_encoder")
-    return path
+    return write_umt5(tmp_path_factory.mktemp("umt5"))
 
 
 def pipeline_embeddings(folder: Path, prompts: list[str]) -> tuple[Tensor, Tensor]:
@@ -58,11 +41,15 @@ def error(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).abs().max() / wanted.abs().max())
 
 
-def test_wans_prompts_are_those_of_diffusers(folder: Path):
+@pytest.mark.parametrize("sizes", SIZES)
+def test_wans_prompts_are_those_of_diffusers(sizes: str, tmp_path: Path):
+    for part in PARTS:
+        pytest.importorskip(part)
+    folder = write_umt5(tmp_path, sizes)
     told, null = pipeline_embeddings(folder, PROMPTS)
     encoder = load_umt5(folder)
     found = torch.stack([padded(one, 512) for one in encoder.encode(PROMPTS)])
-    assert found.shape == told.shape == (5, 512, 16) and error(found, told) <= 1e-4
+    assert found.shape == told.shape == (5, 512, SIZES[sizes]["d_model"]) and error(found, told) <= 1e-4
     assert error(padded(encoder.encode([""])[0], 512), null[0]) <= 1e-4
     assert [int(row.any(dim=1).sum()) for row in found] == [4, 7, 1, 512, 4], "after the end of a prompt there are zeros"
     uncleaned = torch.stack([padded(one, 512) for one in type(encoder)("", encoder.tokenizer, encoder.model, 512, str).encode(PROMPTS)])

@@ -16,6 +16,7 @@ from mutoscope.core.errors import ConfigError
 
 EXAMPLES = (
     "mutoscope embed prompts.txt --encoder Wan2.1-T2V-1.3B-Diffusers --output prompts",
+    "mutoscope embed prompts.txt --encoder Wan2.1-T2V-1.3B --dtype bfloat16 --output prompts",
     "mutoscope embed data/tokens --encoder minilm --tokens 16",
 )
 
@@ -27,7 +28,8 @@ class Options:
     prompts: tyro.conf.Positional[Path]
     """A text file with a prompt a line, or a data set with captions."""
     encoder: str = "minilm"
-    """minilm, or a folder in diffusers' layout with text_encoder/ and tokenizer/, such as that of Wan 2.1."""
+    """minilm, or Wan's folder: with text_encoder/ and tokenizer/ (diffusers), or with models_t5_umt5-xxl-enc-bf16.pth and google/umt5-xxl/
+    (the original repository)."""
     output: Path | None = None
     """Folder of the cache; default: prompts/ in the data set."""
     tokens: int = 0

