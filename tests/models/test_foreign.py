@@ -136,7 +136,7 @@ def with_index(places: object):
         (without_config, "has no config.json; download the folder whole, or give its weight file alone"),
         (lambda folder: (folder / "config.json").write_text("[]"), "is no table of dimensions"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json is not valid JSON"),
-        (without_a_shard, "00002-of-00002.safetensors does not exist; the download is not whole"),
+        (without_a_shard, "00002-of-00002.safetensors does not exist; its folder is not whole: copy or download it again"),
         (without_weights, "holds none of diffusion_pytorch_model.safetensors.index.json, diffusion_pytorch_model.safetensors, model"),
         (with_shards_exchanged, "00001-of-00002.safetensors is not the shard of its index: missing .*; extra "),
         (with_index({}), "has no weight_map"),

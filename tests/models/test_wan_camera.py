@@ -104,8 +104,9 @@ def test_keys_that_do_not_fit_are_all_named_and_nothing_is_written(tmp_path):
     tensors = wan_tensors(config=SEEN)
     spoil(tensors)
     words = (
-        r"missing blocks\.1\.self_attn\.prope_o\.bias; unmatched model\._fsdp_wrapped_module\.blocks\.0\.self_attn\.prope_q\.weight; "
-        r"blocks\.2\.self_attn\.prope_o\.weight is \(24, 5\), needed \(24, 24\)$"
+        r"missing model\._fsdp_wrapped_module\.blocks\.1\.self_attn\.prope_o\.bias; "
+        r"unmatched model\._fsdp_wrapped_module\.blocks\.0\.self_attn\.prope_q\.weight; "
+        r"model\._fsdp_wrapped_module\.blocks\.2\.self_attn\.prope_o\.weight is \(24, 5\), needed \(24, 24\)$"
     )
     with pytest.raises(CheckpointError, match=words):
         import_wan(read_foreign(minwm(tmp_path / "model.pt", tensors)), MANIFEST, tmp_path / "out" / "checkpoint")

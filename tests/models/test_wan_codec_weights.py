@@ -65,6 +65,15 @@ def test_what_does_not_fit_is_named(tmp_path):
         fit_codec(read_foreign(write_codec(tmp_path / "vae", change(codec_tensors()))), CODEC)
 
 
+def test_what_does_not_fit_an_original_file_has_the_name_that_it_has_there(tmp_path):
+    message = (
+        r"missing decoder\.conv_out\.bias \(diffusers' name\); unexpected decoder\.novelty; "
+        r"conv1\.bias is \(3,\), needed \(8,\)$"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        fit_codec(read_foreign(write_training(tmp_path / "Wan2.1_VAE.pth", **original(change(codec_tensors())))), CODEC)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -1,6 +1,7 @@
 """Wan weights in and out: every published layout gives the same model, and what comes out is bit for bit what went in."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from mutoscope.memory.kinds import LinearState
 from mutoscope.models import wan_weights
 from mutoscope.models.checkpoint import load_checkpoint, load_model, read_manifest
 from mutoscope.models.foreign import read_foreign, read_safetensors
+from mutoscope.models.wan_keys import to_diffusers
 from mutoscope.models.wan_weights import export_wan, fit, import_wan, plan_shards, sizes_of
 from wan_fakes import (
     CONFIG,
@@ -125,28 +127,65 @@ def lose_blocks(tensors: dict[str, Tensor]) -> None:
         del tensors[name]
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (change_names, r"missing head\.head\.bias; unmatched model\.blocks\.\{0-2\}\.gate, model\.head\.novelty$"),
-        (change_shapes, r"blocks\.1\.ffn\.0\.weight is \(24, 40\), needed \(40, 24\); head\.head\.bias is \(3,\), needed \(16,\)$"),
-        (lose_blocks, r"missing blocks\.\{1-2\}\.cross_attn\.k\.bias, .*blocks\.\{1-2\}\.self_attn\.v\.weight$"),
-        (lambda tensors: tensors.update({"head.modulation": torch.ones(1, 2, 24).int()}), "head.modulation is of type torch.int32"),
-    ],
-)
-def test_keys_that_do_not_fit_are_all_named_and_nothing_is_written(change, message, tmp_path):
+CHANGES = {
+    "names": (change_names, "missing {head.head.bias}; unmatched {blocks.#.gate}, {head.novelty}"),
+    "shapes": (
+        change_shapes,
+        "{blocks.1.ffn.0.weight} is (24, 40), needed (40, 24); {head.head.bias} is (3,), needed (16,)",
+    ),
+    "types": (
+        lambda tensors: tensors.update({"head.modulation": torch.ones(1, 2, 24).int()}),
+        "{head.modulation} is of type torch.int32, needed a floating-point one",
+    ),
+}
+DIFFUSERS = {
+    "head.head.bias": "proj_out.bias",
+    "head.modulation": "scale_shift_table",
+    "blocks.1.ffn.0.weight": "blocks.1.ffn.net.0.proj.weight",
+}
+FSDP = "model._orig_mod._fsdp_wrapped_module."
+IN_BLOCK = "_fsdp_wrapped_module._checkpoint_wrapped_module."
+FILES: dict[str, tuple[Callable[[Path, dict[str, Tensor]], Path], Callable[[str], str]]] = {
+    "diffusers": (lambda path, tensors: write_diffusers(path / "wan", tensors), lambda name: DIFFUSERS.get(name, name)),
+    "diffusers, shards": (lambda path, tensors: write_diffusers(path / "wan", tensors, shards=2), lambda name: DIFFUSERS.get(name, name)),
+    "original": (lambda path, tensors: write_original(path / "wan", tensors), str),
+    "a prefix": (lambda path, tensors: write_training(path / "a.pt", generator=prefixed(tensors, "model.")), lambda name: f"model.{name}"),
+    "wrappers": (
+        lambda path, tensors: write_training(path / "a.pt", generator_ema=sharded_names(tensors)),
+        lambda name: FSDP + re.sub(r"^(blocks\.[^.]+\.)", rf"\1{IN_BLOCK}", name),
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("layout", FILES)
+def test_keys_that_do_not_fit_are_all_named_as_the_file_has_them_and_nothing_is_written(layout, change, tmp_path):
+    (write, name), (spoil, wanted) = FILES[layout], CHANGES[change]
     tensors = wan_tensors()
-    change(tensors)
-    for path in (write_diffusers(tmp_path / "wan", tensors), write_training(tmp_path / "a.pt", generator=prefixed(tensors, "model."))):
-        with pytest.raises(CheckpointError, match=message if path.suffix == ".pt" else "does not fit this model"):
-            import_wan(read_foreign(path), MANIFEST, tmp_path / "out" / "checkpoint")
+    spoil(tensors)
+    path = write(tmp_path, tensors)
+    with pytest.raises(CheckpointError) as caught:
+        import_wan(read_foreign(path), MANIFEST, tmp_path / "out" / "checkpoint")
+    told = re.sub(r"\{(.+?)\}", lambda found: name(found[1]), wanted).replace("#", "{0-2}")
+    assert str(caught.value) == f"{path} does not fit this model: {told}"
     assert not (tmp_path / "out").exists()
 
 
-def test_unmatched_keys_have_the_name_that_they_have_in_the_file(tmp_path):
-    path = write_training(tmp_path / "a.pt", generator=prefixed(wan_tensors() | {"novelty": torch.ones(1)}, "model._fsdp_wrapped_module."))
-    with pytest.raises(CheckpointError, match=r"unmatched model\._fsdp_wrapped_module\.novelty"):
-        fit(read_foreign(path), CONFIG)
+def test_blocks_that_are_missing_are_named_with_all_of_their_weights(tmp_path):
+    tensors = wan_tensors()
+    lose_blocks(tensors)
+    told = {}
+    for layout in ("original", "a prefix", "diffusers"):
+        (tmp_path / layout).mkdir()
+        with pytest.raises(CheckpointError) as caught:
+            fit(read_foreign(FILES[layout][0](tmp_path / layout, tensors)), CONFIG)
+        told[layout] = str(caught.value).split("does not fit this model: missing ")[1].split(", ")
+        assert len(told[layout]) == sum(key.startswith("blocks.0.") for key in tensors)
+    assert told["original"] == sorted("blocks.{1-2}." + key.split(".", 2)[2] for key in wan_tensors() if key.startswith("blocks.0."))
+    assert told["a prefix"] == [f"model.{key}" for key in told["original"]]
+    assert told["diffusers"] == sorted(
+        "blocks.{1-2}." + to_diffusers(key).split(".", 2)[2] for key in tensors if key.startswith("blocks.0.")
+    )
 
 
 def test_a_folder_of_another_size_says_which_dimensions_differ(tmp_path):
@@ -187,7 +226,9 @@ def test_a_folder_that_is_in_use_is_left_alone(tmp_path):
 
 def test_raw_weights_are_exported_only_where_there_are_some(tmp_path):
     import_wan(read_foreign(write_original(tmp_path / "wan", wan_tensors())), MANIFEST, tmp_path / "checkpoint")
-    with pytest.raises(CheckpointError, match="model.safetensors does not exist"):
+    with pytest.raises(
+        CheckpointError, match="was imported and holds one set of weights, its average; export that, without --weights model"
+    ):
         export_wan(tmp_path / "checkpoint", tmp_path / "out", weights="model", shard_bytes=10**9)
 
 

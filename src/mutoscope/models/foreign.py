@@ -102,7 +102,7 @@ def read_shards(index: Path) -> dict[str, Tensor]:
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a file in their own types, mapped, not copied."""
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist; the download is not whole")
+        raise CheckpointError(f"{path} does not exist; its folder is not whole: copy or download it again")
     try:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)

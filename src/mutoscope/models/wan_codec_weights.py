@@ -1,7 +1,7 @@
 """Weights of Wan 2.1's video autoencoder, under the names of diffusers' AutoencoderKLWan and checked against that class."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -11,17 +11,23 @@ from mutoscope.models.foreign import ForeignWeights
 from mutoscope.models.wan_codec import wan_codec
 from mutoscope.models.wan_config import WanCodecConfig
 
+Value = TypeVar("Value")
 ORIGINAL = "decoder.middle.0.residual.0.gamma"  # a name that the original file has and diffusers' does not
 
 
 def fit_codec(weights: ForeignWeights, config: WanCodecConfig) -> dict[str, Tensor]:
-    """The tensors of a `vae` folder of diffusers or of Wan2.1_VAE.pth; what does not fit is named in the error."""
+    """The tensors of a `vae` folder of diffusers or of Wan2.1_VAE.pth; what does not fit is named in the error, as in the file.
+
+    What an original file lacks has the name that diffusers gives it: there is no way back.
+    """
     wanted, settings = expected(config)
     if weights.config is not None:
         compare_settings(weights.config, settings, str(weights.source / "config.json"))
-    tensors = from_original(weights.tensors) if ORIGINAL in weights.tensors else weights.tensors
-    problems = misfits(wanted, tensors)
-    if problems:
+    original = ORIGINAL in weights.tensors
+    tensors = from_original(weights.tensors) if original else weights.tensors
+    named = from_original({name: name for name in weights.tensors}) if original else {name: name for name in wanted | tensors}
+    told = {name: named.get(name, f"{name} (diffusers' name)") for name in wanted | tensors}
+    if problems := misfits(*({told[name]: tensor for name, tensor in each.items()} for each in (wanted, tensors))):
         raise CheckpointError(f"{weights.source} does not fit Wan's video autoencoder: {'; '.join(problems)}")
     return tensors
 
@@ -33,8 +39,8 @@ def expected(config: WanCodecConfig) -> tuple[dict[str, Tensor], dict[str, Any]]
     return model.state_dict(), settings
 
 
-def from_original(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Original names -> diffusers', by diffusers' own converter."""
+def from_original(tensors: Mapping[str, Value]) -> dict[str, Value]:
+    """Original names -> diffusers', by diffusers' own converter; what stands under them is not looked at."""
     names = optional_import("diffusers.loaders.single_file_utils", package="diffusers", extra="wan")
     return names.convert_wan_vae_to_diffusers(dict(tensors))
 

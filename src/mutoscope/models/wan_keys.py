@@ -4,7 +4,7 @@ The maps are data. A name that no row has is returned as it is, so that it shows
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,10 +71,41 @@ REFUSALS = (
 
 def plain_name(name: str) -> str:
     """A name without what wrappers put into it: `model._fsdp_wrapped_module.blocks.0.x` -> `blocks.0.x`."""
-    parts = [part for part in name.split(".") if part not in WRAPPERS]
-    while len(parts) > 1 and parts[0] in PREFIXES:
-        parts = parts[1:]
-    return ".".join(parts)
+    parts = name.split(".")
+    return ".".join(parts[place] for place in _own_places(parts))
+
+
+def _own_places(parts: list[str]) -> list[int]:
+    """Which parts of a name are the model's own, and no wrapper's."""
+    places = [place for place, part in enumerate(parts) if part not in WRAPPERS]
+    while len(places) > 1 and parts[places[0]] in PREFIXES:
+        places = places[1:]
+    return places
+
+
+def wrapped_like(names: Iterable[str]) -> Callable[[str], str]:
+    """Plain name -> the name that it would have among these, with what wrappers put into those of its neighbours."""
+    known: dict[tuple[str, ...], str] = {}
+    for name in names:
+        parts = name.split(".")
+        places = _own_places(parts)
+        for depth, place in enumerate(places):
+            known.setdefault(tuple(parts[own] for own in places[:depth]), "".join(f"{part}." for part in parts[:place]))
+
+    def wrapped(plain: str) -> str:
+        parts = plain.split(".")
+        depth = next((depth for depth in range(len(parts) - 1, -1, -1) if tuple(parts[:depth]) in known), 0)
+        return known.get(tuple(parts[:depth]), "") + ".".join(parts[depth:])
+
+    return wrapped
+
+
+def names_in_file(ours: Mapping[str, str]) -> Callable[[str], str]:
+    """Our name -> the name that a file has for it, or would have if it were there. `ours`: what `our_names` said of the file."""
+    theirs = {own: name for name, own in ours.items()}
+    rename = to_diffusers if layout_of(map(plain_name, ours)) == "diffusers" else str
+    wrapped = wrapped_like(ours)
+    return lambda own: theirs[own] if own in theirs else wrapped(rename(own))
 
 
 def layout_of(names: Iterable[str]) -> Layout:

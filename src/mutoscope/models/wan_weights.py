@@ -17,7 +17,7 @@ from mutoscope.models.checkpoint import IMPORTED, CheckpointManifest, read_manif
 from mutoscope.models.foreign import INDEX, WEIGHT_STEMS, ForeignWeights, read_safetensors
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
 from mutoscope.models.wan_config import WanSizes, diffusers_config, original_config, read_sizes
-from mutoscope.models.wan_keys import CAMERA, listed, our_names, to_diffusers
+from mutoscope.models.wan_keys import CAMERA, listed, names_in_file, our_names, to_diffusers
 
 STEM = WEIGHT_STEMS[0]
 CODEC_PREFIX = "vae."
@@ -47,22 +47,22 @@ def parameter_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
 
 
 def fit(weights: ForeignWeights, config: TransformerConfig) -> dict[str, Tensor]:
-    """The tensors under our names; keys that are missing, left over or of another shape are all named in the error."""
+    """The tensors under our names; keys that are missing, left over or of another shape are all named, as the file has them."""
     if weights.config is not None:
         compare_sizes(read_sizes(weights.config, str(weights.source / "config.json")), sizes_of(config), weights.source)
     ours, wanted = our_names(weights.tensors), parameter_shapes(config)
     check_branch(weights, config)
-    tensors = {ours[name]: tensor for name, tensor in weights.tensors.items()}
+    tensors, theirs = {ours[name]: tensor for name, tensor in weights.tensors.items()}, names_in_file(ours)
     problems = []
     if missing := wanted.keys() - tensors.keys():
-        problems.append(f"missing {listed(missing)}")
+        problems.append(f"missing {listed(map(theirs, missing))}")
     if extra := tensors.keys() - wanted.keys():
         problems.append(f"unmatched {listed(name for name, own in ours.items() if own in extra)}")
     for name in sorted(wanted.keys() & tensors.keys()):
         if tuple(tensors[name].shape) != wanted[name]:
-            problems.append(f"{name} is {tuple(tensors[name].shape)}, needed {wanted[name]}")
+            problems.append(f"{theirs(name)} is {tuple(tensors[name].shape)}, needed {wanted[name]}")
         elif not tensors[name].is_floating_point():
-            problems.append(f"{name} is of type {tensors[name].dtype}, needed a floating-point one")
+            problems.append(f"{theirs(name)} is of type {tensors[name].dtype}, needed a floating-point one")
     if problems:
         raise CheckpointError(f"{weights.source} does not fit this model: {'; '.join(problems)}")
     return tensors
@@ -158,7 +158,10 @@ def export_wan(source: Path, target: Path, *, weights: str, shard_bytes: int) ->
         raise CheckpointError(f"{source} is a '{manifest.stage}' checkpoint and holds no video model; give one of a later stage")
     sizes, rename = sizes_of(manifest.model), layout_names(manifest.model)
     config = diffusers_config(sizes) if manifest.model.camera is None else original_config(sizes)
-    own = ForeignWeights(Path(source) / f"{weights}.safetensors", "", read_safetensors(Path(source) / f"{weights}.safetensors"), None)
+    file = Path(source) / f"{weights}.safetensors"
+    if manifest.imported and not file.is_file():
+        raise CheckpointError(f"{source} was imported and holds one set of weights, its average; export that, without --weights {weights}")
+    own = ForeignWeights(file, "", read_safetensors(file), None)
     tensors = fit(own, manifest.model)
     shards = plan_shards({name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}, shard_bytes)
 
