@@ -1,4 +1,4 @@
-"""A tiny Wan from its published files to play: import, prepare, three stages, export, and frames beyond the length of a clip."""
+"""A tiny Wan from its published files to play: import, prepare, three stages, export, import again, frames beyond the length of a clip."""
 
 import shutil
 from collections.abc import Iterator
@@ -13,14 +13,19 @@ pytest.importorskip("diffusers")
 pytest.importorskip("av")
 
 from mutoscope import cli
+from mutoscope.commands.catalogue import build_catalogue
+from mutoscope.commands.loading import Loading
+from mutoscope.commands.spoken import Spoken
 from mutoscope.core.files import hash_file, read_json, write_json
 from mutoscope.core.streams import normal, stream
 from mutoscope.data.clips import open_dataset
+from mutoscope.media.video import read_video
 from mutoscope.models.checkpoint import Checkpoint, load_checkpoint, read_manifest
 from mutoscope.models.codec import to_frames, to_model_pixels
 from mutoscope.models.conditions import action_conditions
 from mutoscope.models.denoise import bidirectional
 from mutoscope.rollout.session import Session, default_config
+from mutoscope.serve.catalogue import PaneOptions
 from wan_fakes import wan_tensors
 from wan_runs import CAPTIONS, CLIP_FRAMES, STRIDE, TINY, write_published, write_videos
 
@@ -135,11 +140,17 @@ def test_starts_are_whole_clips_from_their_first_pixel_frame(root):
     assert np.array_equal(starts.frames[0].numpy(), first)
 
 
-def test_a_student_goes_out_and_diffusers_computes_the_same(root):
+@pytest.fixture(scope="module")
+def exported(root) -> Path:
+    """The student in diffusers' layout."""
+    assert cli.main(["export", "run/matching-2", "--output", "student/transformer"]) == 0
+    return Path("student/transformer")
+
+
+def test_a_student_goes_out_and_diffusers_computes_the_same(root, exported):
     from diffusers import WanTransformer3DModel
 
-    assert cli.main(["export", "run/matching-2", "--output", "student/transformer"]) == 0
-    theirs, ours = WanTransformer3DModel.from_pretrained("student/transformer"), load(root, "matching-2").model
+    theirs, ours = WanTransformer3DModel.from_pretrained(exported), load(root, "matching-2").model
     latents, text = normal((1, 3, 4, 4, 6), stream(0, "latents")), normal((1, 6, 10), stream(0, "text"))
     nothing = action_conditions(torch.zeros(1, 3, STRIDE, 0), torch.zeros(1, 3, dtype=torch.bool)).told(text, text)
     with torch.no_grad():
@@ -148,6 +159,53 @@ def test_a_student_goes_out_and_diffusers_computes_the_same(root):
         other = bidirectional(load(root, "consistency").model, latents, torch.full((1, 3), 0.7), nothing)
     assert float((found - wanted).norm() / wanted.norm()) < 1e-4
     assert float((other - wanted).norm() / wanted.norm()) > 1e-4, "another stage's weights are others"
+
+
+@pytest.fixture(scope="module")
+def returned(root, exported) -> Path:
+    """What went out, brought in again as somebody does who has nothing else."""
+    source = ("import", "run.json", str(exported.parent), "--stage", "matching-2", "--codec", "wan", "--output", "returned")
+    assert cli.main(list(source)) == 0
+    return Path("returned")
+
+
+def without_starts(root: Path, stage: str) -> Path:
+    """A stage's own checkpoint without the clips that worlds may begin from, which weights alone do not have: it begins from nothing."""
+    target = root / f"{stage}-alone"
+    shutil.copytree(root / "run" / stage / "checkpoint", target, dirs_exist_ok=True)
+    (target / "starts.safetensors").unlink()
+    return target
+
+
+def told(checkpoint: Path, frames: int) -> np.ndarray:
+    """The frames of a video that `mutoscope generate` writes of a prompt and another one after it."""
+    prompts = [f"{CAPTIONS[0]}*{frames - STRIDE}", f"{CAPTIONS[1]}*{STRIDE}"]
+    arguments = ["generate", str(checkpoint), "--prompts", "prompts", "--prompt", *prompts, "--scale", "1", "--seed", "3"]
+    assert cli.main([*arguments, "--output", "told.mp4"]) == 0
+    return read_video(Path("told.mp4"))[0]
+
+
+def test_what_went_out_and_came_in_again_is_told_the_same_past_the_clip(root, returned):
+    frames = 1 + STRIDE * (2 * CLIP_FRAMES)
+    assert read_manifest(returned).imported and not (returned / "starts.safetensors").exists()
+    found, wanted = told(returned, frames), told(without_starts(root, "matching-2"), frames)
+    assert found.shape == (frames, 32, 48, 3) and np.array_equal(found, wanted)
+    other = told(without_starts(root, "consistency"), frames)
+    assert found.shape == other.shape and not np.array_equal(found, other), "the broken twin: another stage's weights"
+
+
+def test_what_went_out_and_came_in_again_is_played(root, returned):
+    (choice,) = build_catalogue((str(returned),), Loading(), "", Spoken("prompts")).choices
+    assert choice.prompts is not None and set(choice.prompts.known) == set(CAPTIONS)
+    source = choice.make_source(PaneOptions(choice.steps[0], choice.policies[0]))
+    source.say(choice.prompts.embed(CAPTIONS[0]), "keep")
+    played = [source.reset(None, 3), *(source.step(np.zeros(0, np.float32)) for _ in range(CLIP_FRAMES))]
+    assert [len(part) for part in played] == [1, *[STRIDE] * CLIP_FRAMES]
+    own = load_checkpoint(without_starts(root, "matching-2"))
+    session = Session(own, default_config(own.manifest))
+    session.say(*own.told([CAPTIONS[0]]))
+    wanted = [session.reset(0, 3), *(session.step(np.zeros(0, np.float32)) for _ in range(CLIP_FRAMES))]
+    assert np.array_equal(np.concatenate(played), np.concatenate(wanted))
 
 
 @pytest.mark.parametrize("stage", ["autoregressive", "matching-2"])
