@@ -14,7 +14,19 @@ from mutoscope.models.checkpoint import load_checkpoint, read_manifest
 from mutoscope.models.foreign import read_foreign
 from mutoscope.models.wan_weights import fit
 from mutoscope.recipes import recipe
-from wan_fakes import CODEC, CONFIG, RUN, codec_tensors, prefixed, same_bits, wan_tensors, write_codec, write_original, write_training
+from wan_fakes import (
+    CODEC,
+    CONFIG,
+    RUN,
+    codec_tensors,
+    prefixed,
+    same_bits,
+    wan_tensors,
+    write_codec,
+    write_original,
+    write_shards,
+    write_training,
+)
 
 
 @pytest.fixture
@@ -90,6 +102,49 @@ def test_mistakes_are_sentences(tiny, tmp_path, arguments, message, capsys):
     assert cli.main(arguments) == 2
     assert message in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.json", "wan"]
+
+
+# The config.json of Wan2.1-I2V-14B-480P and of its Diffusers repository, and some of the weights that only they have.
+I2V_ORIGINAL = {
+    "_class_name": "WanModel", "_diffusers_version": "0.30.0", "dim": 5120, "eps": 1e-06, "ffn_dim": 13824, "freq_dim": 256, "in_dim": 36,
+    "model_type": "i2v", "num_heads": 40, "num_layers": 40, "out_dim": 16, "text_len": 512,
+}  # fmt: skip
+I2V_DIFFUSERS = {
+    "_class_name": "WanTransformer3DModel", "_diffusers_version": "0.33.0.dev0", "added_kv_proj_dim": 5120, "attention_head_dim": 128,
+    "cross_attn_norm": True, "eps": 1e-06, "ffn_dim": 13824, "freq_dim": 256, "image_dim": 1280, "in_channels": 36,
+    "num_attention_heads": 40, "num_layers": 40, "out_channels": 16, "patch_size": [1, 2, 2], "qk_norm": "rms_norm_across_heads",
+    "rope_max_seq_len": 1024, "text_dim": 4096,
+}  # fmt: skip
+IMAGE_INPUTS = ("img_emb.proj.1.weight", "blocks.0.cross_attn.k_img.weight", "blocks.0.cross_attn.norm_k_img.weight")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (I2V_ORIGINAL, "config.json says model_type = 'i2v', which this transformer does not have; "),
+        (I2V_DIFFUSERS, "config.json says added_kv_proj_dim = 5120, image_dim = 1280, which this transformer does not have; "),
+        (None, f"the checkpoint holds the image inputs of Wan's image-to-video checkpoints ({', '.join(sorted(IMAGE_INPUTS))})"),
+    ],
+)
+def test_the_image_to_video_model_is_refused_by_name(tmp_path, monkeypatch, config, message, capsys):
+    monkeypatch.chdir(tmp_path)
+    source = Path("Wan2.1-I2V-14B-480P")
+    write_shards(
+        make_folder(source), {name: torch.ones(1) for name in ("time_embedding.0.bias", *IMAGE_INPUTS)}, shards=1 + (config is not None)
+    )
+    if config is None:
+        source = source / "diffusion_pytorch_model.safetensors"
+    else:
+        write_json(source / "config.json", config)
+    assert cli.main(["import", "wan-14b", str(source), "--output", "out"]) == 2
+    said = capsys.readouterr().err
+    assert message in said and "take the text-to-video checkpoint of the same size and begin with the image" in said
+    assert not Path("out").exists()
+
+
+def make_folder(path: Path) -> Path:
+    path.mkdir()
+    return path
 
 
 def test_a_model_without_a_codec_is_not_played(tiny, tmp_path, capsys):

@@ -52,26 +52,29 @@ def wan_tensors(seed: int = 0, dtype: torch.dtype = torch.float32, config: Trans
 
 
 def write_diffusers(folder: Path, tensors: Mapping[str, Tensor], shards: int = 1) -> Path:
-    """A `transformer` folder; every n-th tensor goes to the n-th shard."""
+    """A `transformer` folder."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(DIFFUSERS_JSON))
-    renamed = {to_diffusers(name): tensor for name, tensor in tensors.items()}
-    if shards == 1:
-        save_file(renamed, folder / "diffusion_pytorch_model.safetensors", {"format": "pt"})
-        return folder
-    places = {name: f"diffusion_pytorch_model-{index % shards + 1:05d}-of-{shards:05d}.safetensors" for index, name in enumerate(renamed)}
-    for place in set(places.values()):
-        save_file({name: renamed[name] for name in renamed if places[name] == place}, folder / place, {"format": "pt"})
-    index = {"metadata": {"total_size": 0}, "weight_map": places}
-    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
-    return folder
+    return write_shards(folder, {to_diffusers(name): tensor for name, tensor in tensors.items()}, shards)
 
 
-def write_original(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
-    """The folder of the original repository: one safetensors file, which has the name of diffusers' but other names in it."""
+def write_original(folder: Path, tensors: Mapping[str, Tensor], shards: int = 1) -> Path:
+    """The folder of the original repository: files that have the names of diffusers' (14B: six shards), but other names in them."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(ORIGINAL_JSON))
-    save_file(dict(tensors), folder / "diffusion_pytorch_model.safetensors")
+    return write_shards(folder, tensors, shards)
+
+
+def write_shards(folder: Path, tensors: Mapping[str, Tensor], shards: int) -> Path:
+    """One file, or several with their index; every n-th tensor goes to the n-th shard."""
+    if shards == 1:
+        save_file(dict(tensors), folder / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+        return folder
+    places = {name: f"diffusion_pytorch_model-{index % shards + 1:05d}-of-{shards:05d}.safetensors" for index, name in enumerate(tensors)}
+    for place in set(places.values()):
+        save_file({name: tensors[name] for name in tensors if places[name] == place}, folder / place, {"format": "pt"})
+    index = {"metadata": {"total_size": 0}, "weight_map": places}
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
     return folder
 
 

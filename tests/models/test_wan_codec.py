@@ -58,6 +58,19 @@ def test_encoding_and_decoding_are_those_of_diffusers(name):
     assert relative(codec.decode(latents), codec.vae.decode(latents.transpose(1, 2)).sample.transpose(1, 2)) > 1e-2
 
 
+@pytest.mark.parametrize("frames", [1, 5])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_short_clips_are_encoded_as_by_diffusers(name, frames):
+    config, codec = CONFIGS[name], tiny_wan(CONFIGS[name])
+    pixels, mean, deviation = some_pixels(frames, config), per_channel(config.latents_mean), per_channel(config.latents_std)
+    theirs = ((codec.vae.encode(pixels.transpose(1, 2)).latent_dist.mode() - mean) / deviation).transpose(1, 2)
+    assert theirs.shape[1] == 1 + (frames - 1) // config.temporal_stride
+    assert relative(codec.encode(pixels), theirs) < 1e-4
+    if frames > 1:  # Broken twin: pictures one by one, each as if it were the first.
+        alone = torch.cat([codec.encode(pixels[:, place : place + 1]) for place in range(0, frames, config.temporal_stride)], dim=1)
+        assert relative(alone, theirs) > 1e-2
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_sizes_follow_the_configuration(name):
     config, codec = CONFIGS[name], tiny_wan(CONFIGS[name])
@@ -86,8 +99,9 @@ def offline(codec: WanCodec, latents: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("frames", [1, 4, 5, 21, 22])
-def test_a_stream_equals_the_offline_decode_in_count_and_values(frames, size):
-    codec, latents = tiny_wan(), some_latents(frames)
+@pytest.mark.parametrize("config", [TINY, PUBLISHED_SHAPE], ids=["tiny", "published shape"])
+def test_a_stream_equals_the_offline_decode_in_count_and_values(config, frames, size):
+    codec, latents = tiny_wan(config), some_latents(frames, config, batch=1)
     streamed = stream_through(codec, latents, size)
     assert streamed.shape[1] == pixel_frames(frames, codec.temporal_stride)
     assert torch.equal(streamed, codec.decode(latents)) and relative(streamed, offline(codec, latents)) < 1e-4

@@ -48,6 +48,7 @@ LAYOUTS: dict[str, Callable[[Path, dict[str, Tensor]], Path]] = {
     "diffusers, shards": lambda path, tensors: write_diffusers(path / "transformer", tensors, shards=3),
     "diffusers, pipeline": lambda path, tensors: write_diffusers(path / "pipeline" / "transformer", tensors).parent,
     "original folder": lambda path, tensors: write_original(path / "wan", tensors),
+    "original folder, shards": lambda path, tensors: write_original(path / "wan", tensors, shards=6),
     "original file": lambda path, tensors: write_original(path / "wan", tensors) / "diffusion_pytorch_model.safetensors",
     "original pth": lambda path, tensors: write_training(path / "wan.pth", **tensors),
     "Self Forcing": lambda path, tensors: write_training(

@@ -50,10 +50,6 @@ class UMT5Sizes:
     buckets: int
 
 
-# What the file of this name holds, in all of Wan's repositories.
-UMT5_XXL = UMT5Sizes(words=256_384, width=4096, inner=4096, hidden=10_240, layers=24, heads=64, buckets=32)
-
-
 def read_umt5_sizes(tensors: Mapping[str, Tensor], source: Path) -> UMT5Sizes:
     """The dimensions that the shapes tell; a file without those that are needed for it is no text encoder."""
     if strange := [name for name in SIZED_BY if name not in tensors or tensors[name].ndim != 2]:
