@@ -116,6 +116,16 @@ def test_keys_that_do_not_fit_are_named(tmp_path):
         assert words in str(refused.value)
 
 
+def test_keys_that_are_too_many_to_be_listed_are_counted(tmp_path):
+    codec = tiny_wan(PUBLISHED_SHAPE)
+    tensors = {name: tensor for name, tensor in codec.vae.state_dict().items() if not name.startswith("decoder.")}
+    missing = len(codec.vae.state_dict()) - len(tensors)
+    with pytest.raises(
+        CheckpointError, match=rf"does not fit the codec: (missing decoder\.\S+; ){{7}}missing decoder\.\S+ and {missing - 8} more$"
+    ):
+        load_wan_codec(write_folder(tmp_path, codec, tensors), 16, 24)
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [

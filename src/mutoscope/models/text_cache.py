@@ -59,7 +59,7 @@ class PromptCache:
         if (self.encoder, self.width, self.tokens) != (encoder, width, tokens):
             raise DataError(
                 f"{self.folder} was made by {self.encoder} ({self.tokens} tokens of {self.width}), not by {encoder} ({tokens} of {width}); "
-                "give another folder, or delete it"
+                "give that encoder in that type, or another folder, or delete this one"
             )
 
     def missing(self, prompts: Iterable[str]) -> list[str]:
