@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mutoscope import cli
 from mutoscope.core.config import to_plain
@@ -158,3 +159,23 @@ def test_a_plan_of_wan_comes_from_its_recipe(capsys):
     model = recipe("wan-14b").model
     assert cli.main(["plan", "wan-14b", "--policies", "window=4", "--chunk", "1"]) == 0
     assert f"{4 * model.num_layers * model.dim * 1560 * 2 * 2:,}" in capsys.readouterr().out
+
+
+def test_an_adapter_is_merged_on_the_way_in(tiny, tmp_path, capsys):
+    write_original(tmp_path / "wan", wan_tensors())
+    layer, rank = wan_tensors()["blocks.0.self_attn.q.weight"], 2
+    up, down = torch.ones(layer.shape[0], rank), torch.ones(rank, layer.shape[1])
+    names = {"lora_up": up, "lora_down": down}
+    save_file(
+        {f"diffusion_model.blocks.0.self_attn.q.{name}.weight": value for name, value in names.items()}, tmp_path / "style.safetensors"
+    )
+    arguments = ["import", tiny, "wan", "--adapter", "style.safetensors", "--adapter-strength", "0.25", "--output", "styled"]
+    assert cli.main(arguments) == 0
+    assert "with style.safetensors x 0.25" in capsys.readouterr().out
+    found = read_foreign(Path("styled/average.safetensors")).tensors
+    expected = wan_tensors()
+    expected["blocks.0.self_attn.q.weight"] = (layer.float() + 0.5).to(layer.dtype)
+    assert same_bits(found, expected)
+    assert read_manifest(Path("styled")).adapters == ("style.safetensors x 0.25",)
+    assert cli.main(["import", tiny, "wan", "--adapter", "none.safetensors", "--output", "other"]) == 2
+    assert "none.safetensors does not exist" in capsys.readouterr().err and not Path("other").exists()

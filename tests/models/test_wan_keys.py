@@ -103,7 +103,7 @@ ORIGINAL, DIFFUSERS = "time_embedding.0.weight", "condition_embedder.time_proj.b
         ([DIFFUSERS, "condition_embedder.image_embedder.norm1.weight"], "image inputs"),
         ([DIFFUSERS, "blocks.0.attn2.add_k_proj.weight"], "image inputs"),
         ([ORIGINAL, "vace_blocks.0.after_proj.bias"], "control branch of VACE"),
-        (["blocks.0.self_attn.q.lora_A.weight"], "LoRA adapters .*merge them"),
+        (["blocks.0.self_attn.q.lora_A.weight"], "LoRA adapters .*--adapter FILE"),
         ([ORIGINAL, "model." + ORIGINAL], "one weight twice"),
     ],
 )

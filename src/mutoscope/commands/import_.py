@@ -6,7 +6,7 @@ nothing is written. docs/wan.md lists which files to download.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ EXAMPLES = (
     "mutoscope import wan-1.3b Wan2.1-T2V-1.3B --codec Wan2.1-T2V-1.3B/Wan2.1_VAE.pth",
     "mutoscope import wan-1.3b causal-forcing++/framewise-2step.pt --stage matching-2 --output runs/framewise-2step",
     "mutoscope import wan-1.3b self_forcing_dmd.pt --stage matching-4 --set chunk_frames=3 --output runs/self-forcing",
+    "mutoscope import wan-1.3b Wan2.1-T2V-1.3B-Diffusers --adapter style.safetensors --adapter-strength 0.8 --output runs/style",
     "mutoscope import wan-1.3b-camera Wan21/Action2V/dmd/model.pt --stage matching-4 --output runs/camera",
 )
 
@@ -43,6 +44,10 @@ class Options:
     """Which model of a training checkpoint: generator_ema, generator or model; default: the first of these that is there."""
     codec: Path | None = None
     """Wan's video autoencoder: a `vae` folder of diffusers, or Wan2.1_VAE.pth. Without it the checkpoint cannot be played."""
+    adapter: tuple[Path, ...] = ()
+    """Adapters (LoRA) to merge into the weights: files, or folders of diffusers or peft."""
+    adapter_strength: float = 1.0
+    """How strongly adapters are merged; 1 is as they were trained."""
     set: tuple[str, ...] = ()
     """Changes to the recipe, as path=value."""
     content_rate: float = 16.0
@@ -53,6 +58,7 @@ def run(options: Options) -> int:
     """Read, check, write."""
     from mutoscope.commands.train import read_recipe
     from mutoscope.models.foreign import read_foreign
+    from mutoscope.models.lora_in import read_adapter
     from mutoscope.models.wan_codec_weights import fit_codec
     from mutoscope.models.wan_config import WanCodecConfig
     from mutoscope.models.wan_weights import import_wan
@@ -68,10 +74,12 @@ def run(options: Options) -> int:
     codec = None if options.codec is None else fit_codec(read_foreign(options.codec, folder="vae"), recipe.codec)
     weights = read_foreign(options.source, options.part)
     output = options.output or Path("runs") / recipe.name / stage.name / "checkpoint"
-    import_wan(weights, manifest, output, codec)
+    adapters = [read_adapter(path, options.adapter_strength) for path in options.adapter]
+    import_wan(weights, replace(manifest, adapters=tuple(adapter.label for adapter in adapters)), output, codec, adapters)
     part = f" ({weights.part})" if weights.part else ""
     without = "" if codec else "; without a codec: give --codec as well to be able to play it"
-    print(f"{output}: {len(weights.tensors)} tensors from {weights.source}{part} as '{stage.name}' of {recipe.name}{without}")
+    inside = f", with {', '.join(adapter.label for adapter in adapters)}" if adapters else ""
+    print(f"{output}: {len(weights.tensors)} tensors from {weights.source}{part} as '{stage.name}' of {recipe.name}{inside}{without}")
     return 0
 
 

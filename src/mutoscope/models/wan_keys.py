@@ -64,7 +64,7 @@ REFUSALS = (
     Refusal(
         frozenset({"lora_A", "lora_B", "lora_down", "lora_up"}),
         "LoRA adapters",
-        "merge them into the full weights first and give those",
+        "give the full weights, and the adapter beside them: mutoscope import ... --adapter FILE",
     ),
 )
 

@@ -1,6 +1,6 @@
 """Wan weights in and out: a foreign checkpoint fitted to a transformer of ours, and ours written in diffusers' layout."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from mutoscope.core.errors import CheckpointError
 from mutoscope.core.files import hash_file, write_atomically, write_folder, write_json
 from mutoscope.models.checkpoint import IMPORTED, CheckpointManifest, read_manifest
 from mutoscope.models.foreign import INDEX, WEIGHT_STEMS, ForeignWeights, read_safetensors
+from mutoscope.models.lora_in import ForeignAdapter, merged
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
 from mutoscope.models.wan_config import WanSizes, diffusers_config, original_config, read_sizes
 from mutoscope.models.wan_keys import CAMERA, listed, names_in_file, our_names, to_diffusers
@@ -104,8 +105,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     write_atomically(path, save)
 
 
-def import_wan(weights: ForeignWeights, manifest: CheckpointManifest, target: Path, codec: Mapping[str, Tensor] | None = None) -> None:
+def import_wan(
+    weights: ForeignWeights,
+    manifest: CheckpointManifest,
+    target: Path,
+    codec: Mapping[str, Tensor] | None = None,
+    adapters: Sequence[ForeignAdapter] = (),
+) -> None:
     """Write foreign weights as a checkpoint folder, bit for bit and in their own types. Nothing is written unless all of it fits.
+
+    Adapters are merged into them, one after the other.
 
     The codec's weights, under diffusers' names, lie beside them where they are given, as `vae.*`; `codec_hash` then names them, and
     `recipe_hash` the model's.
@@ -113,6 +122,8 @@ def import_wan(weights: ForeignWeights, manifest: CheckpointManifest, target: Pa
     if manifest.model is None:
         raise CheckpointError("a checkpoint of a transformer needs its dimensions")
     tensors = fit(weights, manifest.model)
+    for adapter in adapters:
+        tensors = merged(tensors, adapter)
 
     def write(folder: Path) -> None:
         write_tensors(folder / "average.safetensors", tensors)
