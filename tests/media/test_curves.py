@@ -5,7 +5,7 @@ import pytest
 
 from mutoscope.core.errors import DataError
 from mutoscope.media.curves import Line, Panel, Point, draw_panels, plot_curves, read_curves
-from mutoscope.media.sheet import read_png
+from mutoscope.media.picture import read_picture
 
 
 def write_lines(path: Path, rows: list[dict], tail: str = "") -> Path:
@@ -34,7 +34,7 @@ def test_curves_are_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     rows = [{"update": index, "loss": 10.0 ** -(index / 10), "accuracy": index / 50} for index in range(50)]
     plot_curves(write_lines(tmp_path / "m.jsonl", rows), tmp_path / "curves.png")
-    picture = read_png(tmp_path / "curves.png")
+    picture = read_picture(tmp_path / "curves.png")
     assert picture.shape[1] > 600 and picture.std() > 5
 
 
@@ -52,6 +52,6 @@ def test_panels_show_points_and_intervals_and_grey_baselines(tmp_path: Path) -> 
     panel = Panel("recall", "frames", "share", lines, (0, 1))
     draw_panels([[panel, panel], [panel]], tmp_path / "panels.png")
     draw_panels([[Panel("recall", "frames", "share", lines[2:])]], tmp_path / "grey.png")
-    colourful, grey = (read_png(tmp_path / name).astype(int) for name in ("panels.png", "grey.png"))
+    colourful, grey = (read_picture(tmp_path / name).astype(int) for name in ("panels.png", "grey.png"))
     assert colourful.shape[1] > 1.8 * grey.shape[1] and colourful.std() > 5
     assert (colourful.max(axis=2) - colourful.min(axis=2)).max() > 100 and (grey.max(axis=2) - grey.min(axis=2)).max() == 0

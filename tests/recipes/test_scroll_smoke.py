@@ -9,7 +9,7 @@ import torch
 
 from mutoscope.data.recorder import RecordOptions, record
 from mutoscope.data.worlds import make_world
-from mutoscope.media.sheet import read_png
+from mutoscope.media.picture import read_picture
 from mutoscope.media.video import read_video
 from mutoscope.models.checkpoint import load_checkpoint
 from mutoscope.recipes import recipe
@@ -55,7 +55,7 @@ def root(tmp_path_factory) -> Path:
 def test_every_stage_shows_curves_and_real_beside_made_clips(root):
     for stage in RUN.stages:
         folder = root / "run" / stage.name
-        assert read_png(folder / "curves.png").std() > 0
+        assert read_picture(folder / "curves.png").std() > 0
         assert [path.name for path in sorted((folder / "samples").glob("*.png"))] == ["update-00000002.png", "update-00000004.png"]
     for name in VIDEO_STAGES:
         frames, rate = read_video(root / "run" / name / "samples" / "update-00000004.mp4")

@@ -20,7 +20,7 @@ from mutoscope.data.worlds.shape_world import PERIOD
 from mutoscope.data.worlds.shapes import CAPTIONS, UNSEEN, detect
 from mutoscope.evaluate import run as evaluation
 from mutoscope.evaluate.config import EvaluateConfig
-from mutoscope.media.sheet import read_png
+from mutoscope.media.picture import read_picture
 from mutoscope.models.checkpoint import export_checkpoint, load_checkpoint, read_manifest
 from mutoscope.models.text_cache import create_cache, open_cache
 from mutoscope.recipes.shapes import shapes_smoke
@@ -117,7 +117,7 @@ def test_the_command_writes_scores_and_a_sheet(root: Path, tmp_path: Path, capsy
     assert REAL in labels and f"matching-2, 2 steps: {OTHER}" in labels and len(plain["candidates"]) == 3
     real = [row for row in plain["rows"] if row["label"] == REAL]
     assert [row["group"] for row in real] == ["seen", "unseen"] and all(row["appearances"]["value"] == 1 for row in real)
-    assert read_png(tmp_path / "scores" / "sheet.png").std() > 0
+    assert read_picture(tmp_path / "scores" / "sheet.png").std() > 0
     assert (tmp_path / "scores" / "results.md").read_text() in printed
 
 
@@ -152,7 +152,7 @@ def test_the_report_of_switches(root: Path, tmp_path: Path):
     assert cli.main(arguments) == 0
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert [(row["phase"], row["way"]) for row in rows] == [(phase, way) for phase in switches.PHASES for way in switches.WAYS]
-    assert "Switched in a pause" in (tmp_path / "results.md").read_text() and read_png(tmp_path / "sheet.png").ndim == 3
+    assert "Switched in a pause" in (tmp_path / "results.md").read_text() and read_picture(tmp_path / "sheet.png").ndim == 3
 
 
 def test_evaluation_tells_every_clip_what_its_episode_says(root: Path, tmp_path: Path, monkeypatch):

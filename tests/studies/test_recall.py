@@ -13,7 +13,7 @@ from mutoscope.core.streams import stream
 from mutoscope.core.world import WorldSpec
 from mutoscope.data import worlds
 from mutoscope.data.worlds import make_world
-from mutoscope.media.sheet import read_png
+from mutoscope.media.picture import read_picture
 from mutoscope.memory.policy import Window
 from mutoscope.models.checkpoint import freeze, save_checkpoint
 from mutoscope.models.codec import ConvCodec, ConvCodecConfig
@@ -88,7 +88,7 @@ def test_returns_have_a_row_for_every_way_distance_and_memory(camera: Path, tmp_
     assert f"| a full turn | {labels[0]} | - | " in table and "| a full turn | chance | - | 0.333 [0.333, 0.333] |" in table
     assert (output / "recall.md").read_text().strip() == table.strip() and (output / "recall.png").stat().st_size > 1000
     # Two ways, each with what was seen, the farthest, the true return and two candidates; three episodes of 96 x 144 and their frames.
-    assert read_png(output / "returns.png").shape[0] == 10 * 98
+    assert read_picture(output / "returns.png").shape[0] == 10 * 98
 
 
 @pytest.mark.parametrize(("kind", "arguments", "message"), [

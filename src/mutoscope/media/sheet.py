@@ -31,16 +31,6 @@ def write_png(path: Path, picture: np.ndarray) -> None:
     write_atomically(Path(path), lambda temporary: image.fromarray(picture).save(temporary, format="PNG"))
 
 
-def read_png(path: Path) -> np.ndarray:
-    """A picture file as uint8 RGB `[H, W, 3]`; DataError when it is missing or broken."""
-    image = optional_import("PIL.Image", package="pillow", extra="play")
-    try:
-        with image.open(path) as opened:
-            return np.array(opened.convert("RGB"))
-    except (OSError, SyntaxError) as error:
-        raise DataError(f"{path} cannot be read as a picture: {error}") from error
-
-
 def _strip(clip: np.ndarray, shown: int) -> np.ndarray:
     picked = np.unique(np.linspace(0, len(clip) - 1, min(shown, len(clip))).round().astype(int))
     framed = [np.pad(clip[index], ((GAP, 0), (0, GAP), (0, 0)), constant_values=PAPER) for index in picked]
