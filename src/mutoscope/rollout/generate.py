@@ -1,6 +1,7 @@
 """Open-loop generation: a batch of continuations under given actions. What evaluation and sample videos use."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from mutoscope.core.streams import derive_seed
 from mutoscope.models.checkpoint import Checkpoint
 from mutoscope.rollout.executor import drive
 from mutoscope.rollout.fused import FusedRunner, check_fusable, commit_pass, fused
+from mutoscope.rollout.recent import RecentChunk
 from mutoscope.rollout.session import Session, SessionConfig
 from mutoscope.rollout.speed import CommitName
 
@@ -43,14 +45,13 @@ def generate(
                 f"{checkpoint.path} is told in words what to show; give a prompt for each of {batch} rows, got {len(prompts)}"
             )
         session.say(*checkpoint.told(prompts))
-    if config.speed.commits == "fused":
-        check_fusable(session.store)
+    advance = advancing(session)
     session.reset_from(frames, context_actions, known, [derive_seed(config.seed, "generate row", row) for row in range(batch)])
     step = session.pixel_frames
     padded = np.concatenate([actions, np.repeat(actions[:, -1:], -length % step, axis=1)], axis=1)
-    pieces, advance = [], ADVANCE[config.speed.commits]
+    pieces = []
     for start in range(0, length, step):
-        pieces.append(advance(session, padded[:, start : start + step]))
+        pieces.append(advance(padded[:, start : start + step]))
         progress(step)
     return np.concatenate(pieces, axis=1)[:, :length]
 
@@ -65,7 +66,17 @@ def step_fused(session: Session, actions: np.ndarray) -> np.ndarray:
     commit = commit_pass(session.store, rows, pending, conditions)
     (planner,) = session.open_planners(actions)
     (latents,) = drive(FusedRunner(executor), [fused(planner, commit)])
+    # It is committed now, and a later prompt may commit it once more.
+    session.recent.add(RecentChunk(session.num_frames - session.chunk_frames, pending, conditions))
     return session.close_chunk(latents)
 
 
 ADVANCE: dict[CommitName, Callable[[Session, np.ndarray], np.ndarray]] = {"own": Session.step_rows, "fused": step_fused}
+
+
+def advancing(session: Session) -> Callable[[np.ndarray], np.ndarray]:
+    """How a session goes on by a chunk, with the commits of its config; a memory that cannot fuse them is refused by name."""
+    commits = session.config.speed.commits
+    if commits == "fused":
+        check_fusable(session.store)
+    return partial(ADVANCE[commits], session)
