@@ -45,7 +45,7 @@ def played(loaded: Checkpoint, *names: str) -> np.ndarray:
     """Frames under held keys, a key a chunk."""
     session = Session(loaded, default_config(loaded.manifest))
     session.say(*loaded.told(CAPTIONS[:1]))
-    session.reset(0, 3)
+    session.reset(None, 3)
     shown = np.concatenate([session.step(CAMERA_ACTIONS.vector(name)) for name in names])
     assert torch.equal(session.camera, still_cameras(1)) == (set(names) == {"stand"})
     return shown

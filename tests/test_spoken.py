@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fakes import tiny_checkpoint, tiny_codec, tiny_config, tiny_manifest, tiny_model
+from fakes import tiny_checkpoint, tiny_codec, tiny_config, tiny_manifest, tiny_model, tiny_starts
 from mutoscope import cli
 from mutoscope.commands import spoken
 from mutoscope.commands.catalogue import build_catalogue
@@ -21,9 +21,10 @@ from mutoscope.media.video import read_video
 from mutoscope.memory.policy import Window
 from mutoscope.models import checkpoint as checkpoints
 from mutoscope.models import text_encoders
-from mutoscope.models.checkpoint import read_manifest, save_checkpoint
+from mutoscope.models.checkpoint import load_checkpoint, read_manifest, save_checkpoint
 from mutoscope.models.text_cache import create_cache
 from mutoscope.models.text_config import TextConfig
+from mutoscope.models.transformer import VideoTransformer
 from mutoscope.serve.catalogue import PaneOptions
 from prompt_fakes import TOKENS, WIDTH, FakeEncoder, fake_cache
 
@@ -196,3 +197,57 @@ def test_prompts_with_stars():
     for wrong in ("*3", "night*", "night*0", "night*x"):
         with pytest.raises(ConfigError, match="a star and a number"):
             timed_prompt(wrong)
+
+
+@pytest.fixture
+def with_clips(checkpoint: Path) -> Path:
+    """The same student with clips beside it, as it comes out of training on somebody's own."""
+    loaded, clips = load_checkpoint(checkpoint), tiny_starts(count=2, context=3)
+    starts = replace(clips, actions=clips.actions[:, :, :0], ways=clips.ways[:, :, :0])
+    save_checkpoint(checkpoint, loaded.manifest, model=None, average=loaded.model, codec=loaded.codec, starts=starts)
+    return checkpoint
+
+
+@pytest.fixture
+def written(monkeypatch) -> list[np.ndarray]:
+    """The frames of every video that would be written, exactly."""
+    videos: list[np.ndarray] = []
+    monkeypatch.setattr("mutoscope.media.video.write_video", lambda path, frames, rate: videos.append(frames))
+    return videos
+
+
+def test_a_video_begins_from_nothing_unless_a_start_is_named(with_clips, written, capsys):
+    arguments = ["generate", str(with_clips), "--prompt", f"{KNOWN[0]}*6", "--scale", "1"]
+    for more in ([], ["--start", "none"], ["--start", "1"]):
+        assert cli.main([*arguments, *more]) == 0
+    own, nothing, named = written
+    clip = load_checkpoint(with_clips).starts.frames[1].numpy()
+    assert np.array_equal(own, nothing) and np.array_equal(named[:3], clip) and not np.array_equal(own[:3], clip)
+    assert cli.main([*arguments, "--start", "2"]) == cli.MISTAKE and "there are starts 0..1" in capsys.readouterr().err
+
+
+def test_a_page_lists_nothing_before_the_clips_and_opens_with_it(with_clips):
+    (choice,) = build_catalogue((str(with_clips),), Loading(), "window=4").choices
+    assert (choice.starts, choice.opening) == (("from nothing", "start 0", "start 1"), 0)
+    source = choice.make_source(PaneOptions(2, "window=4"))
+    source.say(choice.prompts.embed(KNOWN[0]), "keep")
+    assert len(source.reset(0, 3)) == 1 and np.array_equal(source.reset(2, 3), load_checkpoint(with_clips).starts.frames[1].numpy())
+
+
+@pytest.mark.parametrize("switch", ["recommit", "keep", "cut"])
+def test_fused_commits_make_the_same_video_with_fewer_forwards(checkpoint, switch, written, monkeypatch):
+    forwards, enter = [], VideoTransformer._enter
+    monkeypatch.setattr(VideoTransformer, "_enter", lambda self, *given: forwards.append(1) or enter(self, *given))
+    arguments = ["generate", str(checkpoint), "--prompt", f"{KNOWN[0]}*6", f"{KNOWN[1]}*4", "--switch", switch, "--scale", "1"]
+    counts = []
+    for commits in ("own", "fused"):
+        forwards.clear()
+        assert cli.main([*arguments, "--commits", commits]) == 0
+        counts.append(len(forwards))
+    own, fused = written
+    assert own.std() > 5 and np.abs(own.astype(int) - fused.astype(int)).max() <= 1 and counts[1] <= counts[0] - 6
+
+
+def test_a_memory_that_cannot_be_fused_is_refused_by_name(checkpoint, capsys):
+    arguments = ["generate", str(checkpoint), "--prompt", f"{KNOWN[0]}*6", "--commits", "fused", "--memory", "sink=1,window=3"]
+    assert cli.main(arguments) == cli.MISTAKE and "'sink' cannot commit a chunk together" in capsys.readouterr().err

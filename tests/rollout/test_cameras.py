@@ -161,7 +161,7 @@ def begun(checkpoint: Checkpoint, rows: int = 1, policy: PolicyConfig = SINK) ->
     """A session after its beginning from nothing."""
     session = Session(checkpoint, SessionConfig(1, 2, policy), rows)
     session.say(normal((1, 3, TEXT_DIM), stream(0, "prompt")), normal((1, 3, TEXT_DIM), stream(1, "prompt")))
-    session.reset(0, 7)
+    session.reset(None, 7)
     return session
 
 
@@ -177,7 +177,7 @@ def test_keys_steer_and_the_next_world_begins_where_the_first_did(chunk):
     shown, still = press(steered, "forward", "turn_left"), press(left, "stand", "stand")
     assert not np.array_equal(shown, still)
     assert torch.equal(left.camera, still_cameras(1)) and not torch.equal(steered.camera, still_cameras(1))
-    steered.reset(0, 7)
+    steered.reset(None, 7)
     assert torch.equal(steered.camera, still_cameras(1)) and np.array_equal(press(steered, "stand", "stand"), still)
     assert np.array_equal(press(begun(checkpoint), "forward", "turn_left"), shown)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fakes import ALL_POLICIES, CHOOSING, RULES, STATEFUL, tiny_checkpoint, tiny_config, tiny_manifest, tiny_model
+from fakes import ALL_POLICIES, CHOOSING, RULES, STATEFUL, tiny_checkpoint, tiny_config, tiny_manifest, tiny_model, tiny_starts
 from fakes import POLICIES as MEMORIES
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.streams import normal, stream
@@ -17,10 +17,11 @@ from mutoscope.memory.policy import Full, PolicyConfig, SinkWindow, Window, stat
 from mutoscope.models.checkpoint import Checkpoint, freeze
 from mutoscope.rollout import session as sessions
 from mutoscope.rollout.executor import drive
+from mutoscope.rollout.generate import advancing
 from mutoscope.rollout.planner import commit_chunk
 from mutoscope.rollout.recent import RECOMMITTED_FRAMES
 from mutoscope.rollout.session import Session, SessionConfig
-from mutoscope.rollout.speed import Speed
+from mutoscope.rollout.speed import CommitName, Speed
 from mutoscope.rollout.static import StaticStep
 
 TEXT_DIM = 6
@@ -44,7 +45,7 @@ def begun(policy: PolicyConfig, chunk: int = 1, says: int = 0, rows: int = 1) ->
     """A session after its beginning from nothing under a prompt."""
     session = Session(spoken(policy, chunk), SessionConfig(2, 4, policy), rows)
     session.say(prompt(says), prompt(9))
-    session.reset(0, 7)
+    session.reset(None, 7)
     return session
 
 
@@ -62,17 +63,17 @@ def play(session: Session, chunks: int) -> Tensor:
 def test_a_world_begins_from_nothing(chunk):
     session = Session(spoken(Full(40), chunk), SessionConfig(2, 4, Full(40)))
     session.say(prompt(0), prompt(9))
-    first = session.reset(0, 7)
+    first = session.reset(None, 7)
     assert first.shape == (chunk, 12, 20, 3) and session.num_frames == chunk and session.generated_chunks == 1
     again, other = begun(Full(40), chunk), begun(Full(40), chunk, says=1)
-    assert np.array_equal(again.reset(0, 7), first) and not np.array_equal(again.reset(0, 8), first)
-    assert not np.array_equal(other.reset(0, 7), first), "the prompt is heard from the first frame on"
+    assert np.array_equal(again.reset(None, 7), first) and not np.array_equal(again.reset(None, 8), first)
+    assert not np.array_equal(other.reset(None, 7), first), "the prompt is heard from the first frame on"
 
 
 def test_what_is_told_in_words_must_be_told():
     session = Session(spoken(Window(4)), SessionConfig(2, 4, Window(4)))
     with pytest.raises(ConfigError, match="say a prompt first"):
-        session.reset(0, 7)
+        session.reset(None, 7)
     for wrong, words in [
         (torch.zeros(1, 3, 5), r"must be \[1 or 1, token, 6\]"),
         (torch.zeros(2, 3, 6), "must be"),
@@ -207,7 +208,7 @@ def test_parking_broken_twins_that_forget_what_was_said(forgotten):
 def test_rows_hear_prompts_of_their_own():
     batch = Session(spoken(Window(4)), SessionConfig(2, 4, Window(4)), rows=2)
     batch.say(torch.cat([prompt(0), prompt(1)]), prompt(9))
-    batch.reset(0, 7)
+    batch.reset(None, 7)
     both = play(batch, 3)
     batch.say(torch.cat([prompt(1), prompt(1)]), prompt(9))
     after = play(batch, 2)
@@ -245,7 +246,7 @@ def follows_the_plain_runner(how: sessions.PromptSwitch) -> bool:
     for runner in ("plain", "static"):
         session = Session(checkpoint, SessionConfig(2, 4, Window(4), speed=Speed(runner=runner)))
         session.say(prompt(0), prompt(9))
-        session.reset(0, 7)
+        session.reset(None, 7)
         parts = [play(session, 6)]
         for number in (1, 2):
             session.say(prompt(number), prompt(9), how)
@@ -262,3 +263,56 @@ def test_static_passes_hear_the_new_prompt(how):
 def test_static_passes_broken_twin_that_is_deaf(monkeypatch):
     monkeypatch.setattr(StaticStep, "_hear", lambda self, text: None)
     assert not follows_the_plain_runner("recommit")
+
+
+def with_clips(policy: PolicyConfig) -> Checkpoint:
+    """A world that begins from nothing, beside which clips lie, as they do when it was trained on somebody's own."""
+    clips = tiny_starts(count=2, context=3)
+    return replace(spoken(policy), starts=replace(clips, actions=clips.actions[:, :, :0], ways=clips.ways[:, :, :0]))
+
+
+def beginning(checkpoint: Checkpoint, start: int | None) -> np.ndarray:
+    """The first pixel frames of a session."""
+    session = Session(checkpoint, SessionConfig(2, 4, Window(4)))
+    session.say(prompt(0), prompt(9))
+    return session.reset(start, 7)
+
+
+def test_a_world_that_begins_from_nothing_does_so_beside_clips_and_they_are_a_choice():
+    checkpoint = with_clips(Window(4))
+    assert checkpoint.starts is not None
+    assert np.array_equal(beginning(checkpoint, None), beginning(spoken(Window(4)), None))
+    for start in range(2):
+        assert np.array_equal(beginning(checkpoint, start), checkpoint.starts.frames[start].numpy())
+    real = replace(checkpoint, manifest=replace(checkpoint.manifest, beginning="real frames"))
+    assert np.array_equal(beginning(real, None), beginning(real, 0)), "elsewhere the first clip is the world's own beginning"
+
+
+def test_a_start_that_a_world_from_nothing_has_not_is_refused():
+    with pytest.raises(ConfigError, match=r"start 0 does not exist: .* has no start clips, and begins from nothing; name no start"):
+        beginning(spoken(Window(4)), 0)
+
+
+def advanced(commits: CommitName, forgetful: bool = False) -> Tensor:
+    """Latents of chunks under a prompt and, after a second commit of the past, under another."""
+    config = SessionConfig(2, 4, Window(6), speed=Speed(commits=commits))
+    session, made = Session(spoken(Window(6)), config), []
+    session.say(prompt(0), prompt(9))
+    session.reset(None, 7)
+    advance = advancing(session)
+    for chunk in range(8):
+        if chunk == 4:
+            session.recent.chunks = () if forgetful else session.recent.chunks
+            session.say(prompt(1), prompt(9))
+        advance(np.zeros((1, 1, 0), np.float32))
+        assert session.pending is not None
+        made.append(session.pending.clone())
+    return torch.cat(made, dim=1)
+
+
+def test_fused_commits_are_the_same_before_and_after_a_switch():
+    assert torch.allclose(advanced("own"), advanced("fused"), atol=1e-5)
+
+
+def test_fused_commits_broken_twin_that_does_not_know_what_was_committed():
+    assert not torch.allclose(advanced("own")[:, 4:], advanced("fused", forgetful=True)[:, 4:], atol=1e-3)

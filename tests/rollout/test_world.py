@@ -1,5 +1,7 @@
 """A learned world is a gymnasium.Env like any other."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
@@ -75,3 +77,12 @@ def test_spaces_follow_the_action_spec():
 def test_chunks_cannot_answer_single_actions():
     with pytest.raises(ConfigError, match="chunk_frames 1"):
         LearnedWorld(tiny_checkpoint(chunk_frames=3), CONFIG)
+
+
+def test_a_world_that_begins_from_nothing_does_so_unless_a_start_is_named():
+    checkpoint = tiny_checkpoint()
+    world = LearnedWorld(replace(checkpoint, manifest=replace(checkpoint.manifest, beginning="nothing")), CONFIG)
+    first, info = world.reset(seed=3)
+    named, told = world.reset(seed=3, options={"start": 1})
+    assert info == {"start": None} and told == {"start": 1} and not np.array_equal(first, named)
+    assert checkpoint.starts is not None and np.array_equal(named, checkpoint.starts.frames[1, -1].numpy())

@@ -1,7 +1,9 @@
 import asyncio
 import time
+from dataclasses import replace
 
 import numpy as np
+import pytest
 from player_page import Page, open_fake, play
 from serve_fakes import RATE, FailingSource, Tiny, fake_catalogue, fake_choice, learned_choice
 
@@ -239,3 +241,29 @@ def test_steps_of_several_pixel_frames_are_spread_over_their_time() -> None:
     assert [round(header.content_time * RATE) for header in headers] == list(range(len(headers)))
     gaps = sorted(later - earlier for earlier, later in zip(arrivals, arrivals[1:], strict=False))
     assert gaps[len(gaps) // 2] > 0.4 / RATE
+
+
+def starts_of(opening: int | None, *scripted: dict) -> Page:
+    """A page that opens a world without naming a start, and then says what is scripted."""
+
+    async def script(page: Page) -> None:
+        await page.say("open", panes=[{"choice": "fake"}], picture="jpeg")
+        await page.frames(1)
+        for number, message in enumerate(scripted, 2):
+            await page.say(**message)
+            await page.until(lambda number=number: len(page.of_type("state")) >= number)
+
+    return play(script, fake_catalogue(replace(fake_choice(), opening=opening)))
+
+
+@pytest.mark.parametrize("opening", [0, 2])
+def test_a_page_opens_with_the_start_that_its_world_names_and_returns_to_it(opening: int) -> None:
+    page = starts_of(opening, {"kind": "reset", "start": 1}, {"kind": "reset"})
+    assert page.of_type("ready")[0]["opening"] == opening
+    assert [state["start"] for state in page.of_type("state")] == [opening, 1, opening]
+
+
+def test_without_one_the_start_is_drawn(monkeypatch) -> None:
+    monkeypatch.setattr("mutoscope.serve.player.secrets.randbelow", lambda count: count - 1)
+    page = starts_of(None)
+    assert page.of_type("ready")[0]["opening"] is None and page.of_type("state")[0]["start"] == 2

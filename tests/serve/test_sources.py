@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -70,3 +72,17 @@ def test_the_real_doom_turns_under_the_same_keys() -> None:
     assert min(shifted, key=shifted.__getitem__) > 0
     shifted = {shift: np.abs(right[:, 8:24] - still[:, 8 - shift : 24 - shift]).mean() for shift in range(-8, 9)}
     assert min(shifted, key=shifted.__getitem__) < 0
+
+
+def test_nothing_stands_before_the_clips_of_a_world_that_begins_so() -> None:
+    checkpoint = tiny_checkpoint()
+    assert checkpoint.starts is not None
+    clips, empty = checkpoint.starts.frames.numpy(), replace(checkpoint.manifest, beginning="nothing")
+    config = default_config(checkpoint.manifest)
+    source = LearnedSource(Session(replace(checkpoint, manifest=empty), config))
+    assert (source.reset(0, 5) == source.reset(None, 5)).all() and len(source.reset(0, 5)) == 1
+    assert (source.reset(1, 5) == clips[0]).all() and (source.reset(2, 5) == clips[1]).all()
+    bare = LearnedSource(Session(replace(checkpoint, manifest=empty, starts=None), config))
+    assert (bare.reset(2, 5) == source.reset(0, 5)).all(), "beside another world's list of starts"
+    real = learned()
+    assert (real.reset(0, 5) == clips[0]).all() and (real.reset(None, 5) == clips[0]).all()

@@ -225,3 +225,14 @@ def test_play_goes_on_past_the_clip_and_shows_what_the_offline_codec_shows(root,
     assert session.num_frames > 2 * CLIP_FRAMES
     forgetful = to_frames(checkpoint.codec.decode(torch.cat(latents[-2:], dim=1)))[0].numpy()
     assert not np.array_equal(forgetful[-STRIDE:], played[-1]), "the codec's state reaches back beyond one frame"
+
+
+def test_what_was_trained_on_clips_begins_from_nothing_and_its_clips_are_a_choice(root):
+    checkpoint = load(root, "matching-2")
+    session = Session(checkpoint, default_config(checkpoint.manifest))
+    session.say(*checkpoint.told([CAPTIONS[0]]))
+    assert checkpoint.manifest.beginning == "nothing" and checkpoint.starts is not None
+    assert session.reset(None, 3).shape == (1, 32, 48, 3) and session.generated_chunks == session.num_frames == 1
+    assert np.array_equal(session.reset(1, 3), checkpoint.starts.frames[1].numpy()) and session.generated_chunks == 0
+    (choice,) = build_catalogue((str(root / "run" / "matching-2"),), Loading()).choices
+    assert choice.starts[:2] == ("from nothing", "start 0") and choice.opening == 0

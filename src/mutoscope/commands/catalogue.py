@@ -18,6 +18,7 @@ from mutoscope.commands.checkpoints import (
     session_config,
 )
 from mutoscope.commands.loading import Loading
+from mutoscope.commands.pictures import Pictures
 from mutoscope.commands.spoken import Spoken, open_voice
 from mutoscope.core.errors import CheckpointError, ConfigError, MutoscopeError
 from mutoscope.core.world import WorldSpec
@@ -31,24 +32,27 @@ from mutoscope.memory.policy import PolicyConfig, SinkWindow, Stateful, Window, 
 from mutoscope.models.checkpoint import Checkpoint, CheckpointManifest, load_starts, read_manifest
 from mutoscope.rollout.session import Session, default_config
 from mutoscope.serve.catalogue import Catalogue, PaneChoice, PaneOptions
-from mutoscope.serve.sources import LearnedSource, PaneSource, RealSource, RealStart
+from mutoscope.serve.sources import FROM_NOTHING, LearnedSource, PaneSource, RealSource, RealStart
 from mutoscope.serve.wire import MAX_PANES, PaneRequest
 
 PLAYABLE = ("autoregressive", "ode", "consistency", "matching")
 FEW_STEPS = (2, 1, 4)
 FRAME_SKIPS = (2, 1, 4, 3)
 NOTHING_SPOKEN = Spoken()
+NO_PICTURES = Pictures()
 
 
-def build_catalogue(names: tuple[str, ...], loading: Loading, memory: str = "", spoken: Spoken = NOTHING_SPOKEN) -> Catalogue:
+def build_catalogue(
+    names: tuple[str, ...], loading: Loading, memory: str = "", spoken: Spoken = NOTHING_SPOKEN, pictures: Pictures = NO_PICTURES
+) -> Catalogue:
     """The named checkpoints (default: the bundled ones) and the real world; the page opens the named ones and then the real one.
 
     Each learned world begins with the memory policy `memory`, where one is named; the page offers the others beside it. `spoken` says where
-    worlds that are told in words what to show take their embeddings from.
+    worlds that are told in words what to show take their embeddings from. `pictures`, where there are any, stand in place of start clips.
     """
     paths = [find_checkpoint(name) for name in names] or playable_bundled()
-    learned = [learned_choice(path, f"{number}", loading, memory, spoken) for number, path in enumerate(paths)]
-    real = real_choices(learned[0].world, real_starts(paths[0]))
+    learned = [learned_choice(path, f"{number}", loading, memory, spoken, pictures) for number, path in enumerate(paths)]
+    real = real_choices(learned[0], real_starts(paths[0], pictures))
     opened = (*learned[: max(1, len(names))], *real)[:MAX_PANES]
     return Catalogue((*learned, *real), tuple(PaneRequest(choice.id) for choice in opened))
 
@@ -61,7 +65,7 @@ def playable_bundled() -> list[Path]:
     return [first, *(path for path in others if (manifest := read_manifest(path)).world == world and manifest.stage in PLAYABLE)]
 
 
-def learned_choice(path: Path, number: str, loading: Loading, memory: str, spoken: Spoken) -> PaneChoice:
+def learned_choice(path: Path, number: str, loading: Loading, memory: str, spoken: Spoken, pictures: Pictures) -> PaneChoice:
     """A checkpoint with its step counts and memory policies; its weights are loaded once, when it is first played."""
     manifest = read_manifest(path)
     if manifest.stage not in PLAYABLE:
@@ -69,12 +73,13 @@ def learned_choice(path: Path, number: str, loading: Loading, memory: str, spoke
 
     @cache
     def checkpoint() -> Checkpoint:
-        return loading.load(path)
+        return pictures.before(loading.load(path))
 
     def make_source(options: PaneOptions) -> PaneSource:
         config = loading.config(session_config(manifest, steps=options.steps, policy=options.policy, seed=0))
         return LearnedSource(Session(checkpoint(), config), stride=checkpoint().codec.temporal_stride * manifest.chunk_frames)
 
+    starts, opening = listed_starts(path, manifest, pictures)
     return PaneChoice(
         id=f"{number}-{manifest.stage}-{manifest.student_steps}",
         label=label(manifest),
@@ -82,11 +87,20 @@ def learned_choice(path: Path, number: str, loading: Loading, memory: str, spoke
         world=manifest.world,
         make_source=make_source,
         steps=offered_steps(manifest),
-        policies=offered_policies(path, manifest, memory),
-        starts=tuple(f"start {start}" for start in range(starts_shape(path)[0])),
+        policies=offered_policies(path, manifest, memory, pictures),
+        starts=starts,
         note=f"recipe {manifest.recipe}, {manifest.updates} updates",
         prompts=None if manifest.text == "none" else open_voice(path, manifest, spoken).book(),
+        opening=opening,
     )
+
+
+def listed_starts(path: Path, manifest: CheckpointManifest, pictures: Pictures) -> tuple[tuple[str, ...], int | None]:
+    """What a page lists as beginnings, and which of them it opens with: a picture, or nothing where worlds begin so, or one at random."""
+    named = pictures.names or tuple(f"start {start}" for start in range(starts_shape(path)[0]))
+    if manifest.beginning == "nothing" and named:
+        return (FROM_NOTHING, *named), 1 if pictures.names else 0
+    return named, 0 if pictures.names else None
 
 
 def label(manifest: CheckpointManifest) -> str:
@@ -102,7 +116,7 @@ def offered_steps(manifest: CheckpointManifest) -> tuple[int, ...]:
     return (*FEW_STEPS, own) if manifest.stage == "autoregressive" else tuple(dict.fromkeys((own, *FEW_STEPS)))
 
 
-def offered_policies(path: Path, manifest: CheckpointManifest, memory: str) -> tuple[str, ...]:
+def offered_policies(path: Path, manifest: CheckpointManifest, memory: str, pictures: Pictures = NO_PICTURES) -> tuple[str, ...]:
     """The policy that was asked for, if any; that of training; with as many slots half a window, a sink, and what chooses by content."""
     policy = default_config(manifest).policy
     offered: tuple[PolicyConfig, ...] = (policy,)
@@ -113,7 +127,8 @@ def offered_policies(path: Path, manifest: CheckpointManifest, memory: str) -> t
         anchored = () if manifest.text == "none" or frames.window < 3 else (Anchored.of_frames(frames.window),)
         offered = (policy, *(beside_memory(other, policy) for other in (*others, *anchored)), *choosing)
     if memory:
-        offered = (asked_policy(path, manifest, memory), *offered)
+        context = 1 if pictures.names else starts_shape(path)[1]
+        offered = (asked_policy(manifest, memory, context), *offered)
     return tuple(dict.fromkeys(map(policy_text, offered)))
 
 
@@ -139,12 +154,14 @@ def can_hold(policy: PolicyConfig, chunk: int) -> bool:
         return False
 
 
-def asked_policy(path: Path, manifest: CheckpointManifest, memory: str) -> PolicyConfig:
-    """`memory` as a policy of this checkpoint, where a name alone has the frames of its own policy; it must hold a start and a chunk."""
+def asked_policy(manifest: CheckpointManifest, memory: str, pixel_frames: int) -> PolicyConfig:
+    """`memory` as a policy of this checkpoint, where a name alone has the frames of its own policy.
+
+    It must hold a start of `pixel_frames` and a chunk.
+    """
     chunk = manifest.chunk_frames
     own = default_config(manifest).policy
     policy = beside_memory(named_policy(memory, own.capacity(chunk)), own)
-    pixel_frames = starts_shape(path)[1]
     stride = 1 if manifest.model is None else manifest.model.temporal_stride
     # A dry run in integers: what would not fit is said now and not when the page is open.
     policy.capacity(chunk)
@@ -166,17 +183,20 @@ def starts_shape(path: Path) -> tuple[int, int]:
         return count, frames
 
 
-def real_starts(path: Path) -> tuple[RealStart, ...]:
-    """Where a checkpoint's start clips end, as places in the real world."""
-    starts = load_starts(path / "starts.safetensors", read_manifest(path).world)
+def real_starts(path: Path, pictures: Pictures) -> tuple[RealStart, ...]:
+    """What a page lists as a checkpoint's beginnings, as places in the real world; a picture or nothing is none, and begins an episode."""
+    manifest = read_manifest(path)
+    starts = pictures.starts(manifest.world) if pictures.names else load_starts(path / "starts.safetensors", manifest.world)
     if starts is None:
         return ()
     ways = [way[:length].tolist() for way, length in zip(starts.ways, starts.way_frames, strict=True)]
-    return tuple(RealStart(int(seed), tuple(map(tuple, way))) for seed, way in zip(starts.seeds, ways, strict=True))
+    places = tuple(RealStart(int(seed), tuple(map(tuple, way))) for seed, way in zip(starts.seeds, ways, strict=True))
+    return (RealStart(0), *places) if manifest.beginning == "nothing" else places
 
 
-def real_choices(world: WorldSpec, starts: tuple[RealStart, ...]) -> tuple[PaneChoice, ...]:
+def real_choices(learned: PaneChoice, starts: tuple[RealStart, ...]) -> tuple[PaneChoice, ...]:
     """The world that was learned, as the real thing; nothing where it is unknown here or its package is absent."""
+    world = learned.world
     for frame_skip in FRAME_SKIPS:
         try:
             environment = open_real(world, frame_skip)
@@ -185,7 +205,7 @@ def real_choices(world: WorldSpec, starts: tuple[RealStart, ...]) -> tuple[PaneC
         fits = world_spec(environment) == world
         environment.close()
         if fits:
-            return (real_choice(world, frame_skip, starts),)
+            return (replace(real_choice(world, frame_skip, starts), starts=learned.starts, opening=learned.opening),)
     return ()
 
 
@@ -197,7 +217,6 @@ def real_choice(world: WorldSpec, frame_skip: int, starts: tuple[RealStart, ...]
         kind="real",
         world=world,
         make_source=lambda options: RealSource(open_real(world, frame_skip), world, starts),
-        starts=tuple(f"start {start}" for start in range(len(starts))),
     )
 
 

@@ -1,13 +1,16 @@
 """Write a video from a checkpoint and an action script.
 
 The script is a list of actions with numbers of frames: 'forward*20,left*10' walks for twenty frames and turns for ten;
-'forward+left*5' holds two keys; 'stand' presses nothing. The video begins with the real frames of the chosen start.
+'forward+left*5' holds two keys; 'stand' presses nothing. The video begins with the real frames of the chosen start, or with a picture
+of your own.
 
-Worlds that are told in words what to show take prompts with numbers of frames instead, and begin with the first of them.
+Worlds that are told in words what to show take prompts with numbers of frames instead. They begin from nothing under the first of them, or
+go on from the picture or start that is named.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -24,12 +27,15 @@ if TYPE_CHECKING:
     from mutoscope.models.checkpoint import Checkpoint
     from mutoscope.rollout.session import SessionConfig
 
+
+CLEAR_HEIGHT = 480
 EXAMPLES = (
     "mutoscope generate runs/doom-basic/matching-2 --actions 'forward*20,left*10' --output walk.mp4",
     "mutoscope generate runs/scroll/consistency --actions 'right*16,down*16' --steps 4 --start 3 --scale 8",
     "mutoscope generate runs/doom-basic/matching-2 --actions 'left*200' --memory sink=2,window=6",
     "mutoscope generate runs/camera --prompts prompts --prompt 'a quiet street*77' --actions 'forward*40,turn_left*36'",
     "mutoscope generate runs/wan-1.3b/matching-2 --prompt 'a quiet street*60' 'the same street in rain*60' --prompts prompts --device cuda",
+    "mutoscope generate runs/wan-1.3b/matching-2 --image street.png --prompt 'a quiet street*120' --prompts prompts --device cuda",
 )
 
 
@@ -61,12 +67,18 @@ class Options:
     """Memory policy: window=16, sink=2,window=14 or full=200; default: the one it was trained with."""
     guidance: float = 1.0
     """Action guidance of an undistilled teacher; 1 is none."""
-    start: int = 0
-    """Which of the checkpoint's real start clips to begin from."""
+    start: int | Literal["none"] | None = None
+    """Which of the checkpoint's real start clips to begin from, or "none" of them where worlds can begin from nothing; default: the world's
+    own beginning, nothing for those and the first clip for all others."""
+    image: Path | None = None
+    """A picture (PNG, JPEG, ...) to begin from, in place of the checkpoint's start clips."""
+    fit: Literal["crop", "stretch"] = "crop"
+    """How a picture of another shape becomes one of the world's: its middle, scaled, or all of it, stretched."""
     seed: int = 0
     """Seed of the noise: the same seed gives the same video."""
-    scale: int = 4
-    """Enlarge each pixel this many times, so that a small world can be looked at."""
+    scale: int | None = None
+    """Enlarge each pixel this many times, so that a small world can be looked at; default: up to 4 times, while no more than
+    480 pixels are high."""
     device: str = "cpu"
     """Torch device: cpu, cuda, cuda:1, ..."""
     commits: Literal["own", "fused"] = "own"
@@ -76,26 +88,50 @@ class Options:
 def run(options: Options) -> int:
     """Generate and write the video."""
     from mutoscope.commands.checkpoints import find_checkpoint, session_config
+    from mutoscope.commands.pictures import read_pictures
     from mutoscope.commands.script import parse_script
+    from mutoscope.core.shapes import pixel_frames
     from mutoscope.media.video import write_video
     from mutoscope.models.checkpoint import load_checkpoint
     from mutoscope.rollout.speed import Speed
 
-    if options.scale < 1:
+    if options.scale is not None and options.scale < 1:
         raise ConfigError(f"--scale must be at least 1, got {options.scale}")
     path = find_checkpoint(options.checkpoint)
     lines = told_lines(options, path)
-    checkpoint = load_checkpoint(path, options.device)
+    pictures = read_pictures([] if options.image is None else [options.image], options.fit)
+    checkpoint = pictures.before(load_checkpoint(path, options.device))
     world = checkpoint.manifest.world
     config = session_config(checkpoint.manifest, steps=options.steps, policy=options.memory, seed=options.seed, guidance=options.guidance)
     config = replace(config, speed=Speed(commits=options.commits))
     if checkpoint.manifest.text != "none":
         return tell(options, checkpoint, config, lines)
     script = parse_script(options.actions, world.actions)
-    frames = continue_start(checkpoint, config, options.start, script)
-    write_video(options.output, enlarge(frames, options.scale), world.content_rate)
-    print(f"{options.output}: {len(frames)} frames at {world.content_rate:g} frames/s, the first {len(frames) - len(script)} are real")
+    start = chosen_beginning(options, checkpoint)
+    if start is None:
+        wanted = pixel_frames(checkpoint.manifest.chunk_frames, checkpoint.codec.temporal_stride) + len(script)
+        frames = streamed_frames(checkpoint, config, options, [(None, wanted)], script)[:wanted]
+        note = "begun from nothing"
+    else:
+        frames = continue_start(checkpoint, config, start, script)
+        note = f"the first {len(frames) - len(script)} are real"
+    write_video(options.output, enlarge(frames, options.scale or clear_scale(world.height)), world.content_rate)
+    print(f"{options.output}: {len(frames)} frames at {world.content_rate:g} frames/s, {note}")
     return 0
+
+
+def chosen_beginning(options: Options, checkpoint: Checkpoint) -> int | None:
+    """The start clip to begin from, of which a picture is the first; None is nothing, where worlds begin so."""
+    from_nothing = checkpoint.manifest.beginning == "nothing"
+    if options.image is not None and options.start is not None:
+        raise ConfigError(f"--image {options.image} stands in place of start clips; leave --start {options.start} out")
+    if options.image is not None:
+        return 0
+    if options.start == "none" and not from_nothing:
+        raise ConfigError(f"{checkpoint.path} was trained to go on from real frames; --start none is for worlds that begin from nothing")
+    if options.start == "none" or options.start is None:
+        return None if from_nothing else 0
+    return options.start
 
 
 def continue_start(checkpoint: Checkpoint, config: SessionConfig, start: int, script: np.ndarray) -> np.ndarray:
@@ -142,9 +178,10 @@ def tell(options: Options, checkpoint: Checkpoint, config: SessionConfig, lines:
 
     actions = checkpoint.manifest.world.actions
     script = parse_script(options.actions, actions) if options.actions else np.zeros((0, actions.dim), np.float32)
-    frames = told_frames(checkpoint, config, options, lines, script)
-    write_video(options.output, enlarge(frames, options.scale), checkpoint.manifest.world.content_rate)
-    print(f"{options.output}: {len(frames)} frames at {checkpoint.manifest.world.content_rate:g} frames/s, {len(lines)} prompts")
+    frames = streamed_frames(checkpoint, config, options, lines, script)
+    world = checkpoint.manifest.world
+    write_video(options.output, enlarge(frames, options.scale or clear_scale(world.height)), world.content_rate)
+    print(f"{options.output}: {len(frames)} frames at {world.content_rate:g} frames/s, {len(lines)} prompts")
     return 0
 
 
@@ -156,31 +193,40 @@ def timed_prompt(text: str) -> tuple[str, int]:
     return words.strip(), int(count)
 
 
-def told_frames(
-    checkpoint: Checkpoint, config: SessionConfig, options: Options, lines: list[tuple[Told, int]], script: np.ndarray
+def streamed_frames(
+    checkpoint: Checkpoint, config: SessionConfig, options: Options, lines: Sequence[tuple[Told | None, int]], script: np.ndarray
 ) -> np.ndarray:
-    """Pixel frames of prompts one after the other, uint8 `[T, H, W, 3]`; whole chunks, so that a prompt may have some frames more.
+    """Pixel frames of prompts one after the other (None: the world is told nothing), uint8 `[T, H, W, 3]`.
 
-    `script` `[n, action]`: what is pressed, frame by frame after the first chunk; then nothing is.
+    They are whole chunks, so that a prompt may have some frames more. `script` `[n, action]`: what is pressed, frame by frame after the
+    beginning; then nothing is.
     """
     import numpy as np
 
+    from mutoscope.rollout.generate import advancing
     from mutoscope.rollout.session import Session
 
     session, made, pressed = Session(checkpoint, config), [], 0
+    advance, start = advancing(session), chosen_beginning(options, checkpoint)
     with Progress(sum(count for _, count in lines), "generating") as bar:
-        for index, ((text, negative), count) in enumerate(lines):
+        for index, (words, count) in enumerate(lines):
             begins = index == 0 or options.switch == "cut"
-            session.say(text, negative, "keep" if options.switch == "cut" else options.switch)
-            shown = [session.reset(options.start, options.seed + index)] if begins else []
+            if words is not None:
+                session.say(*words, "keep" if options.switch == "cut" else options.switch)
+            shown = [session.reset(start, options.seed + index)] if begins else []
             while sum(map(len, shown)) < count:
                 held = script[pressed : pressed + session.pixel_frames]
                 keys = np.pad(held, ((0, session.pixel_frames - len(held)), (0, 0)))
-                shown.append(session.step_rows(keys[None])[0])
+                shown.append(advance(keys[None])[0])
                 pressed += session.pixel_frames
             made += shown
             bar.advance(count)
     return np.concatenate(made)
+
+
+def clear_scale(height: int) -> int:
+    """How many times pictures of so many rows are enlarged to be looked at: up to 4 times, while they are no higher than CLEAR_HEIGHT."""
+    return max(1, min(4, CLEAR_HEIGHT // height))
 
 
 def enlarge(frames: np.ndarray, scale: int) -> np.ndarray:

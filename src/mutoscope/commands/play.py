@@ -3,11 +3,13 @@
 Without a checkpoint it plays the bundled world. More than one checkpoint stand side by side under the same keys,
 beside the real world where that can be run here. The server listens on this machine only, unless --host says otherwise.
 A strip under each learned world shows what lies in every slot of its memory; --memory says which memory it begins with.
+--image begins with pictures of your own.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import tyro
@@ -20,6 +22,7 @@ EXAMPLES = (
     "mutoscope play --memory retrieval",
     "mutoscope play runs/doom-cover/matching-2 --memory window:window=16",
     "mutoscope play runs/wan-1.3b/matching-2 --prompts prompts --encoder Wan2.1-T2V-1.3B-Diffusers --memory anchored --device cuda",
+    "mutoscope play runs/wan-1.3b/matching-2 --prompts prompts --image street.png harbour.jpg --device cuda",
     "mutoscope play --host 0.0.0.0 --no-open",
 )
 
@@ -33,6 +36,10 @@ class Options:
     memory: str = ""
     """Memory policy to begin with: window, sink, participative, retrieval, ..., with as many frames as the checkpoint's own, or with sizes,
     as in window:window=16, retrieval=4,window=8,by=place or full:full=200 ("full" ends when it is full); default: the checkpoint's own."""
+    image: tuple[Path, ...] = ()
+    """Pictures (PNG, JPEG, ...) to begin from, in place of the checkpoints' start clips; the page opens with the first of them."""
+    fit: Literal["crop", "stretch"] = "crop"
+    """How a picture of another shape becomes one of the world's: its middle, scaled, or all of it, stretched."""
     prompts: str = ""
     """Folder of prompts' embeddings, for worlds that are told in words what to show (mutoscope embed); default: the checkpoint's own."""
     encoder: str = ""
@@ -66,6 +73,7 @@ def run(options: Options) -> int:
     """Fill the catalogue and serve it until Ctrl-C."""
     from mutoscope.commands.catalogue import build_catalogue
     from mutoscope.commands.loading import Loading
+    from mutoscope.commands.pictures import read_pictures
     from mutoscope.commands.spoken import Spoken
     from mutoscope.rollout.speed import Speed
     from mutoscope.serve.app import serve
@@ -73,6 +81,7 @@ def run(options: Options) -> int:
     speed = Speed(options.attention, options.runner, options.cache)
     loading = Loading(options.device, options.precision, options.weights, speed)
     spoken = Spoken(options.prompts, options.encoder, options.encoder_device, options.encoder_dtype)
-    catalogue = build_catalogue(options.checkpoints, loading, options.memory, spoken)
+    pictures = read_pictures(options.image, options.fit)
+    catalogue = build_catalogue(options.checkpoints, loading, options.memory, spoken, pictures)
     serve(catalogue, host=options.host, port=options.port, open_browser=options.open)
     return 0

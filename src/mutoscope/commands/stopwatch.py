@@ -58,7 +58,7 @@ def measure_cold(checkpoint: Checkpoint, options: "Options") -> dict[str, float]
     """Milliseconds from a loaded checkpoint to the first frame, at the first step count, nothing warmed up."""
     begin = time.perf_counter()
     session = open_session(checkpoint, options.steps[0], options)
-    session.reset(0, 0)
+    session.reset(None, 0)
     context = time.perf_counter()
     session.step(_actions(session, 1)[0])
     done = time.perf_counter()
@@ -68,7 +68,7 @@ def measure_cold(checkpoint: Checkpoint, options: "Options") -> dict[str, float]
 def measure_warm(checkpoint: Checkpoint, steps: int, options: "Options", bar: Progress) -> dict:
     """Percentiles over `frames` chunks of a session whose memory is full, and what the roofline leaves."""
     session = open_session(checkpoint, steps, options)
-    session.reset(0, 0)
+    session.reset(None, 0)
     slots = session.config.policy.capacity(session.chunk_frames)
     actions = _actions(session, slots + options.frames)
     for action in actions[:slots]:

@@ -141,20 +141,16 @@ class Session:
         """
         return self.commit_seconds + self.store.moving_seconds
 
-    def reset(self, start: int, seed: int) -> np.ndarray:
-        """Commit start clip `start` of the checkpoint as context, or generate the first chunk where its worlds begin from nothing.
+    def reset(self, start: int | None, seed: int) -> np.ndarray:
+        """Commit start clip `start` of the checkpoint as context; None is the world's own beginning.
 
+        That is a first chunk generated from nothing where worlds begin so, whatever clips lie beside them, and start 0 elsewhere.
         Returns the pixel frames, uint8 `[T, H, W, 3]`.
         """
-        starts, seeds = self.checkpoint.starts, tuple(derive_seed(seed, "session row", row) for row in range(self.rows))
-        if starts is None and self.checkpoint.manifest.beginning == "nothing":
+        seeds = tuple(derive_seed(seed, "session row", row) for row in range(self.rows))
+        if start is None and self.checkpoint.manifest.beginning == "nothing":
             return self.reset_from_nothing(seeds)[0]
-        if starts is None:
-            raise CheckpointError(f"{self.checkpoint.path} has no start clips; give real frames with reset_from instead")
-        if not 0 <= start < len(starts.frames):
-            raise ConfigError(f"start {start} does not exist; there are starts 0..{len(starts.frames) - 1}")
-        span = slice(start, start + 1)
-        tensors = (starts.frames[span], starts.actions[span], starts.known[span])
+        tensors = chosen_start(self.checkpoint, start or 0)
         frames, actions, known = (tensor.expand(self.rows, *tensor.shape[1:]).numpy() for tensor in tensors)
         self.reset_from(frames, actions, known, seeds)
         return frames[0].copy()
@@ -326,6 +322,19 @@ class Session:
         shape = (self.chunk_frames, latent.channels, latent.height, latent.width)
         rows = [torch.randn(shape, generator=stream(seed, "play noise", frame, draw)) for seed in self.seeds]
         return upload(torch.stack(rows), self.device)
+
+
+def chosen_start(checkpoint: Checkpoint, start: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Start clip `start`: frames uint8 `[1, c, H, W, 3]`, actions `[1, c, A]`, known `[1, c]`; in words where it does not exist."""
+    starts = checkpoint.starts
+    if starts is None and checkpoint.manifest.beginning == "nothing":
+        raise ConfigError(f"start {start} does not exist: {checkpoint.path} has no start clips, and begins from nothing; name no start")
+    if starts is None:
+        raise CheckpointError(f"{checkpoint.path} has no start clips; give real frames with reset_from instead")
+    if not 0 <= start < len(starts.frames):
+        raise ConfigError(f"start {start} does not exist; there are starts 0..{len(starts.frames) - 1}")
+    span = slice(start, start + 1)
+    return starts.frames[span], starts.actions[span], starts.known[span]
 
 
 def choose_sampler(manifest: CheckpointManifest, config: SessionConfig) -> Sampler:

@@ -23,6 +23,8 @@ def action_space(spec: ActionSpec) -> gymnasium.Space:
 class LearnedWorld(gymnasium.Env):
     """`reset(seed, options={"start": k})` begins from real context; `step(action)` gives the next picture, uint8 `[H, W, 3]`.
 
+    Where worlds begin from nothing they do so here, unless a start is named.
+
     The reward is always 0 and no episode ends by itself. Only frame-wise checkpoints answer each action with one picture.
     """
 
@@ -39,11 +41,12 @@ class LearnedWorld(gymnasium.Env):
         self.picture = np.zeros((spec.height, spec.width, 3), np.uint8)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin again; options may name the start clip, otherwise the seed draws it."""
+        """Begin again; options may name the start clip, otherwise the seed draws it; None where the world begins from nothing."""
         super().reset(seed=seed)
-        starts = self.session.checkpoint.starts
-        count = 1 if starts is None else len(starts.frames)
-        start = int(self.np_random.integers(count))
+        checkpoint = self.session.checkpoint
+        count = 1 if checkpoint.starts is None else len(checkpoint.starts.frames)
+        drawn = int(self.np_random.integers(count))
+        start = None if checkpoint.manifest.beginning == "nothing" else drawn
         if options is not None and "start" in options:
             start = int(options["start"])
         self.picture = self.session.reset(start, int(self.np_random.integers(2**31)))[-1]

@@ -24,7 +24,7 @@ class PaneOptions:
 @dataclass(frozen=True)
 class PaneChoice:
     """One entry: a world with a label, the options it has (first = default), the names of its starts, and its maker;
-    `prompts` where it is told in words what to show."""
+    `prompts` where it is told in words what to show. `opening`: the start that a page opens with; None is one drawn at random."""
 
     id: str
     label: str
@@ -36,6 +36,7 @@ class PaneChoice:
     starts: tuple[str, ...] = ()
     note: str = ""
     prompts: PromptBook | None = None
+    opening: int | None = None
 
     def options(self, request: PaneRequest) -> PaneOptions:
         """The request's options, checked; what it leaves open becomes the default."""

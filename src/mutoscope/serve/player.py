@@ -203,8 +203,9 @@ class Player:
         starts = self._starts()
         if message.start is not None and message.start >= len(starts):
             raise ConfigError(f"start {message.start} does not exist; there are {len(starts)}, counted from 0")
-        drawn = secrets.randbelow(len(starts)) if starts else None
-        self._start = drawn if message.start is None else message.start
+        self._start = self._opening() if message.start is None else message.start
+        if self._start is None and starts:
+            self._start = secrets.randbelow(len(starts))
         self._seed = secrets.randbits(31) if message.seed is None else message.seed
         panes, start, seed = self._panes, self._start, self._seed
         await self._finish_pacer()
@@ -269,9 +270,17 @@ class Player:
             name = self._shelf.put(await asyncio.to_thread(recording.finish))
             await self._tell({"type": "recording", "url": f"/recordings/{name}", "frames": recording.num_frames})
 
+    def _lister(self) -> PaneChoice | None:
+        """The pane whose starts every pane with starts has; None where no pane has any."""
+        return min((choice for choice, _ in self._matched if choice.starts), key=lambda choice: len(choice.starts), default=None)
+
     def _starts(self) -> tuple[str, ...]:
-        """The starts that every pane with starts has."""
-        return min((choice.starts for choice, _ in self._matched if choice.starts), key=len, default=())
+        lister = self._lister()
+        return () if lister is None else lister.starts
+
+    def _opening(self) -> int | None:
+        lister = self._lister()
+        return None if lister is None else lister.opening
 
     # What the page gets.
 
@@ -328,7 +337,7 @@ class Player:
         panes = [choice.describe() | {"chosen_steps": chosen.steps, "chosen_policy": chosen.policy} for choice, chosen in self._matched]
         rate, starts = self._matched[0][0].world.content_rate, list(self._starts())
         prompts = next((book.describe() for book in self._books if book is not None), None)
-        told = {"bindings": table, "starts": starts, "picture": picture, "prompts": prompts}
+        told = {"bindings": table, "starts": starts, "opening": self._opening(), "picture": picture, "prompts": prompts}
         await self._tell({"type": "ready", "panes": panes, "rate": rate, **told})
 
     async def _tell_state(self) -> None:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from mutoscope.rollout.session import PromptSwitch, Session
 
 
+FROM_NOTHING = "from nothing"
+"""What a page calls the beginning without a past; it stands before all start clips, and alone it needs no name."""
+
+
 class PaneSource(Protocol):
     """One world of one player. Every method runs on the engine's thread."""
 
@@ -83,12 +87,19 @@ class LearnedSource:
         return 1e3 * (self._memory_times.quantile(0.5) or 0.0)
 
     def reset(self, start: int | None, seed: int | None) -> np.ndarray:
-        """Commit the real context of a start (the first where none is named); its pixel frames."""
-        pixels = self._session.reset(start or 0, seed or 0)
+        """Begin as a page's list of starts says, or where none is named as the world does; the pixel frames."""
+        pixels = self._session.reset(self._listed(start), seed or 0)
         self._thumbnails.clear()
         self._thumbnails.note(0, self._session.num_frames, pixels)
         self._timed_frames, self._timed_seconds = self._session.num_frames, self._session.memory_seconds
         return pixels
+
+    def _listed(self, start: int | None) -> int | None:
+        """The session's start that a page lists there: before the clips stands FROM_NOTHING, in worlds that begin so."""
+        checkpoint = self._session.checkpoint
+        if start is None or checkpoint.manifest.beginning != "nothing":
+            return start
+        return start - 1 if start and checkpoint.starts is not None else None
 
     def step(self, action: np.ndarray) -> np.ndarray:
         """Denoise and decode the next frame."""

@@ -104,7 +104,7 @@ class Ack:
 
 @dataclass(frozen=True)
 class Reset:
-    """Begin anew with the same panes; None draws a start and a seed."""
+    """Begin anew with the same panes; None is the start that they open with, or a drawn one, and a drawn seed."""
 
     start: int | None = None
     seed: int | None = None

@@ -95,7 +95,7 @@ const pause = (paused) => link.send({ type: "pause", paused });
 
 // Panes.
 
-function buildPanes({ panes, bindings, starts, prompts }) {
+function buildPanes({ panes, bindings, starts, opening, prompts }) {
   screens?.close();
   document.body.classList.remove("waiting");
   strips = panes.map(() => new Strip());
@@ -106,7 +106,8 @@ function buildPanes({ panes, bindings, starts, prompts }) {
   part("add").disabled = panes.length >= MAX_PANES;
   screens = new Screens(cards.map((element) => element.querySelector("canvas")), complete, broken);
   keys.bind(bindings);
-  const options = [option("", "at random"), ...starts.map((name, index) => option(index, name))];
+  const random = opening === null ? [option("", "at random")] : [];
+  const options = [...random, ...starts.map((name, index) => option(index, name))];
   const before = part("start").value;
   part("start").replaceChildren(...options);
   if (options.some(({ value }) => value === before)) part("start").value = before;
@@ -189,6 +190,8 @@ function option(value, label) {
 
 function applyState(message) {
   Object.assign(state, { paused: message.paused, recording: message.recording, start: message.start, seed: message.seed, prompt: message.prompt });
+  // A chosen start is shown as such; one that was drawn stays "at random".
+  if (part("start").value !== "" && message.start !== null) part("start").value = message.start;
   if (message.prompt !== null && document.activeElement !== part("prompt")) part("prompt").value = message.prompt;
   part("words").classList.remove("said");
   document.body.classList.toggle("paused", state.paused);
