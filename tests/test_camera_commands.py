@@ -16,6 +16,7 @@ from mutoscope.commands.loading import Loading
 from mutoscope.commands.spoken import Spoken
 from mutoscope.core.config import to_plain
 from mutoscope.core.files import write_json
+from mutoscope.media.sheet import write_png
 from mutoscope.media.video import read_video
 from mutoscope.models.camera import still_cameras
 from mutoscope.models.camera_config import CAMERA_ACTIONS
@@ -23,7 +24,7 @@ from mutoscope.models.checkpoint import Checkpoint, load_checkpoint
 from mutoscope.rollout.session import Session, default_config
 from prompt_fakes import fake_cache
 from wan_fakes import SEEN, SEEN_RUN, codec_tensors, wan_tensors, write_codec, write_training
-from wan_runs import CAPTIONS, STRIDE
+from wan_runs import CAPTIONS, STRIDE, moving_pictures
 from wan_runs import TINY as SMALL
 
 
@@ -81,3 +82,15 @@ def test_a_video_of_a_prompt_and_a_way(checkpoint, tmp_path, capsys):
     assert len(still) == len(walked) == 9 and "9 frames at 16 frames/s, 1 prompts" in capsys.readouterr().out
     assert not np.array_equal(still, walked)
     assert cli.main(["generate", str(checkpoint), "--actions", "forward*4"]) == cli.MISTAKE and "give --prompt" in capsys.readouterr().err
+
+
+def test_a_picture_is_where_the_camera_begins(checkpoint, tmp_path, monkeypatch):
+    write_png(tmp_path / "street.png", moving_pictures(1)[0])
+    videos: list[np.ndarray] = []
+    monkeypatch.setattr("mutoscope.media.video.write_video", lambda path, frames, rate: videos.append(frames))
+    arguments = ["generate", str(checkpoint), "--prompt", f"{CAPTIONS[0]}*9", "--scale", "1", "--image", str(tmp_path / "street.png")]
+    for actions in ("stand*8", "forward*4,turn_left*4"):
+        assert cli.main([*arguments, "--actions", actions]) == 0
+    still, walked = videos
+    assert len(still) == len(walked) == 9 and np.array_equal(still[0], moving_pictures(1)[0]) and np.array_equal(walked[0], still[0])
+    assert not np.array_equal(still[1:5], walked[1:5]), "the first keys move it already"

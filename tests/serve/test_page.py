@@ -151,6 +151,18 @@ def test_reset_brings_the_chosen_start_back(browser: BrowserContext) -> None:
         frames(page, 3)
 
 
+def test_a_world_that_names_its_opening_offers_no_other_at_random(browser: BrowserContext) -> None:
+    offered = "[...document.querySelectorAll('#start option')].map(({ label }) => label)"
+    with opened(browser, fake_catalogue(replace(fake_choice(), opening=2))) as (page,):
+        assert page.evaluate(offered) == ["left", "middle", "right"] and page.locator("#start").input_value() == "2"
+        assert abs(centre(page)[0] - 47.5) < 2
+        page.locator("#start").select_option("0")
+        until(lambda: abs(centre(page)[0] - 31.5) < 2, page)
+        assert page.locator("#start").input_value() == "0" and page.evaluate("mutoscope.state.start") == 0
+    with opened(browser) as (page,):
+        assert page.evaluate(offered) == ["at random", "left", "middle", "right"] and page.locator("#start").input_value() == ""
+
+
 def test_two_tabs_do_not_disturb_each_other(browser: BrowserContext) -> None:
     with opened(browser, pages=2) as (first, second):
         before = centre(second)
