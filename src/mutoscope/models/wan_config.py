@@ -108,8 +108,8 @@ ORIGINAL_IGNORED = {"_class_name", "_diffusers_version", "_name_or_path", "text_
 ORIGINAL_FIXED = {"model_type": "t2v", "qk_norm": True, "cross_attn_norm": True}
 ORIGINAL_DEFAULTS = {"patch_size": (1, 2, 2), "text_dim": 4096}
 INSTEAD = (
-    "a text-to-video checkpoint fits; for image-to-video take the text-to-video checkpoint of the same size and begin with the image, "
-    "which is encoded and committed as frame 0"
+    "a text-to-video checkpoint fits; for image-to-video take the text-to-video checkpoint of the same size and begin with the image "
+    "(--image of generate and play), which is encoded and committed as frame 0"
 )
 
 

@@ -54,7 +54,8 @@ REFUSALS = (
     Refusal(
         frozenset({"img_emb", "k_img", "v_img", "norm_k_img", "image_embedder", "add_k_proj", "add_v_proj", "norm_added_k"}),
         "the image inputs of Wan's image-to-video checkpoints",
-        "take the text-to-video checkpoint of the same size and begin with the image, which is encoded and committed as frame 0",
+        "take the text-to-video checkpoint of the same size and begin with the image (--image of generate and play), which is encoded "
+        "and committed as frame 0",
     ),
     Refusal(
         frozenset({"vace_blocks", "vace_patch_embedding"}),
