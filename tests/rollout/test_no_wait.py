@@ -88,7 +88,7 @@ def waited(checkpoint: Checkpoint, policy: PolicyConfig, warm_up: int = WARM_UP)
     played = Session(replace(checkpoint, **on_device), SessionConfig(2, 2, policy))
     keys = np.ones(checkpoint.manifest.world.actions.dim, np.float32)
     with Waits():
-        played.reset(0, 5)
+        played.reset(None, 5)
         for _ in range(warm_up):
             played.step(keys)
             played.commit()
