@@ -55,7 +55,7 @@ def test_a_world_that_begins_with_real_frames(tmp_path, written, capsys):
 
 
 def test_a_small_world_is_enlarged_and_a_large_one_is_not(tmp_path, written, capsys):
-    assert [clear_scale(height) for height in (12, 120, 121, 160, 240, 241, 480, 720)] == [4, 4, 3, 3, 2, 1, 1, 1]
+    assert [clear_scale(height) for height in (12, 128, 129, 170, 256, 257, 480, 720)] == [4, 4, 3, 3, 2, 1, 1, 1]
     assert all(height * clear_scale(height) <= CLEAR_HEIGHT for height in range(1, CLEAR_HEIGHT + 1))
     command = saved(tmp_path, "real frames")
     for more in ([], ["--scale", "5"], ["--scale", "1"]):

@@ -204,7 +204,7 @@ def test_what_went_out_and_came_in_again_is_played(root, returned):
     own = load_checkpoint(without_starts(root, "matching-2"))
     session = Session(own, default_config(own.manifest))
     session.say(*own.told([CAPTIONS[0]]))
-    wanted = [session.reset(0, 3), *(session.step(np.zeros(0, np.float32)) for _ in range(CLIP_FRAMES))]
+    wanted = [session.reset(None, 3), *(session.step(np.zeros(0, np.float32)) for _ in range(CLIP_FRAMES))]
     assert np.array_equal(np.concatenate(played), np.concatenate(wanted))
 
 

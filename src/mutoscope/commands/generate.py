@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mutoscope.rollout.session import SessionConfig
 
 
-CLEAR_HEIGHT = 480
+CLEAR_HEIGHT = 512
 EXAMPLES = (
     "mutoscope generate runs/doom-basic/matching-2 --actions 'forward*20,left*10' --output walk.mp4",
     "mutoscope generate runs/scroll/consistency --actions 'right*16,down*16' --steps 4 --start 3 --scale 8",
@@ -98,8 +98,8 @@ def run(options: Options) -> int:
     if options.scale is not None and options.scale < 1:
         raise ConfigError(f"--scale must be at least 1, got {options.scale}")
     path = find_checkpoint(options.checkpoint)
-    lines = told_lines(options, path)
     pictures = read_pictures([] if options.image is None else [options.image], options.fit)
+    lines = told_lines(options, path)
     checkpoint = pictures.before(load_checkpoint(path, options.device))
     world = checkpoint.manifest.world
     config = session_config(checkpoint.manifest, steps=options.steps, policy=options.memory, seed=options.seed, guidance=options.guidance)
