@@ -1,10 +1,12 @@
 """Tiny autoencoders of TAEHV's layout: the published keys and shapes, blocks by hand, streams that equal the whole clip."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d, relu
 
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.shapes import pixel_frames
@@ -94,6 +96,62 @@ def test_a_memory_block_adds_what_it_sees_of_two_frames():
     frame, before = torch.full((1, 1, 1, 1), 5.0), torch.full((1, 1, 1, 1), 7.0)
     assert float(block(frame, before)) == 2 * 5 + 3 * 7 + 5 and float(block(-frame, 0 * before)) == 0
     assert torch.allclose(Bound()(torch.tensor([3.0, 1e9])), torch.tensor([3 * 0.7615942, 3.0]))
+
+
+Weights = Mapping[str, Tensor]
+
+
+def remembered(weights: Weights, name: str, frames: Tensor) -> Tensor:
+    """A memory block on a clip `[T, C, H, W]`: three convolutions over each frame beside the one before it, zeros before the first."""
+    before = torch.cat([torch.zeros_like(frames[:1]), frames[:-1]])
+    x = torch.cat([frames, before], dim=1)
+    for layer in (0, 2, 4):
+        x = conv2d(x if layer == 0 else relu(x), weights[f"{name}.conv.{layer}.weight"], weights[f"{name}.conv.{layer}.bias"], padding=1)
+    return relu(x + frames)
+
+
+def written_out_decoder(weights: Weights, latents: Tensor) -> Tensor:
+    """One clip `[F, C, h, w]` through the layers of `taew2_1` by their numbers -> pixels `[1 + 4 (F - 1), 3, H, W]`.
+
+    All frames side by side, from what that project says of its layers, in the plainest form: no classes, no state, one clip.
+    """
+    x = relu(conv2d(3 * torch.tanh(latents / 3), weights["decoder.1.weight"], weights["decoder.1.bias"], padding=1))
+    for first, times in ((3, 1), (9, 2), (15, 2)):
+        for layer in range(first, first + 3):
+            x = remembered(weights, f"decoder.{layer}", x)
+        x = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+        both = conv2d(x, weights[f"decoder.{first + 4}.conv.weight"])
+        x = torch.stack(both.chunk(times, dim=1), dim=1).flatten(0, 1)
+        x = conv2d(x, weights[f"decoder.{first + 5}.weight"], padding=1)
+    shown = conv2d(relu(x), weights["decoder.22.weight"], weights["decoder.22.bias"], padding=1)
+    return shown[3:].clamp(0, 1) * 2 - 1
+
+
+def written_out_encoder(weights: Weights, pixels: Tensor) -> Tensor:
+    """One clip `[4 F, 3, H, W]` in [-1, 1] through the encoder's layers by their numbers -> latents `[F, C, h, w]`."""
+    x = relu(conv2d((pixels + 1) / 2, weights["encoder.0.weight"], weights["encoder.0.bias"], padding=1))
+    for first, times in ((2, 2), (7, 2), (12, 1)):
+        x = conv2d(torch.cat([x[place::times] for place in range(times)], dim=1), weights[f"encoder.{first}.conv.weight"])
+        x = conv2d(x, weights[f"encoder.{first + 1}.weight"], stride=2, padding=1)
+        for layer in range(first + 2, first + 5):
+            x = remembered(weights, f"encoder.{layer}", x)
+    return conv2d(x, weights["encoder.17.weight"], weights["encoder.17.bias"], padding=1)
+
+
+def test_a_clip_is_what_the_layers_make_of_it_one_by_one():
+    """At the published widths: frames and latents of a small picture, against the layers written out."""
+    config = taew_2_1(16, 24)
+    codec, latents = random_codec(config), some_latents(4, batch=1, config=config)
+    weights = codec.state_dict()
+    made = codec.decode(latents)[0]
+    assert made.shape == (13, 3, 16, 24) and made.std() > 0.05
+    assert torch.allclose(made, written_out_decoder(weights, latents[0]), atol=1e-4)
+    clip = torch.rand(1, 5, 3, 16, 24, generator=stream(0, "pixels")) * 2 - 1
+    filled = torch.cat([clip[0], clip[0, -1:].expand(3, -1, -1, -1)])
+    assert torch.allclose(codec.encode(clip)[0], written_out_encoder(weights, filled), atol=1e-4)
+    # Broken twin: a block that takes its frame for the one before.
+    twisted = {name: weights[name].roll(256, 1) if name == "decoder.3.conv.0.weight" else weights[name] for name in weights}
+    assert not torch.allclose(made, written_out_decoder(twisted, latents[0]), atol=1e-2)
 
 
 @pytest.mark.parametrize("config", [TINY, PATCHED], ids=["plain", "patched"])
