@@ -12,7 +12,7 @@ from mutoscope.commands.measured import measured_device
 from mutoscope.memory.policy import Window
 from mutoscope.memory.store import CacheSpec
 from mutoscope.recipes import recipe
-from mutoscope.rollout.footprint import Decoder
+from mutoscope.rollout.footprint import Decoder, Held
 
 
 def test_what_fits_is_planned_and_written(tmp_path, capsys):
@@ -32,13 +32,13 @@ def test_what_fits_is_planned_and_written(tmp_path, capsys):
 
 
 def test_wan_is_planned_with_its_prompts_and_decoders(monkeypatch, capsys):
-    wide = (Decoder("whole", 6 << 30, 0, 0, 1e12), Decoder("tiny", 1 << 30, 0, 0, 1e11))
+    wide = tuple(Decoder(name, 1e12, Held(2 * size << 30), Held(size << 30)) for name, size in (("whole", 6), ("tiny", 1)))
     monkeypatch.setattr(fitting, "decoders", lambda run: wide)
     assert cli.main(["plan", "wan-1.3b", "--gpu-memory", "48", "--gpus", "8"]) == 0
     printed = capsys.readouterr().out
-    assert "play, 2 steps on 48 GiB (l40s" in printed and "weights, passes and memory in bfloat16" in printed
+    assert "play, 2 steps on 48 GiB (l40s" in printed and "weights, passes, memory and codec in bfloat16" in printed
     assert "shared out over twice as many devices" in printed and "blocks computed again" in printed
-    assert "weights of 16 bit, memory of 16, whole" in printed and "clip of 21 frames at a time" in printed
+    assert "weights of 16 bit, memory of 16, whole; mutoscope play --precision bf16" in printed and "clip of 21 frames at a time" in printed
 
 
 def test_a_plan_can_go_by_this_machine(capsys):

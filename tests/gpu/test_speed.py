@@ -77,7 +77,7 @@ def test_weights_of_eight_bits_are_near(name):
     config = replace(tiny_model().config, dim=256, ffn_dim=512)
     made = []
     for weights in ("plain", name):
-        model = quantise_weights(tiny_model(config).to(CUDA, torch.bfloat16).eval().requires_grad_(False), weights)
+        model = quantise_weights(tiny_model(config).to(CUDA, torch.bfloat16).eval().requires_grad_(False), weights, CUDA)
         x = normal((64, 256), stream(0, "gpu weights")).to(CUDA, torch.bfloat16)
         made.append(model.blocks[0].ffn(x))
     assert relative(made[1], made[0]) < 0.1

@@ -13,7 +13,7 @@ from mutoscope.memory.policy import PolicyConfig, SinkWindow, Window
 from mutoscope.models.live_bytes import LiveBytes
 from mutoscope.models.tiled_codec import Tiles
 from mutoscope.models.tiny_codec import TinyCodec, taew_2_1
-from mutoscope.rollout.footprint import Decoder, Playing, fit_session, tiled_decoder, whole_decoder
+from mutoscope.rollout.footprint import Decoder, Held, Playing, fit_session, tiled_decoder, whole_decoder
 from mutoscope.rollout.session import Session, SessionConfig
 
 STEPS = 2
@@ -31,7 +31,7 @@ def session(policy: PolicyConfig) -> Session:
 
 def playing(made: Session) -> Playing:
     codec = made.checkpoint.codec
-    decoder = Decoder("its own", 0, 0, 0, flops=float(decoded(codec, made)))
+    decoder = Decoder("its own", float(decoded(codec, made)), Held(0), Held(0))
     return Playing(made.checkpoint.model.config, made.config.policy, (decoder,), made.chunk_frames, STEPS)
 
 
@@ -82,11 +82,12 @@ class Silent:
 
 def test_smaller_numbers_and_other_decoders_make_it_fit():
     with torch.device("meta"):
-        tiny = TinyCodec(taew_2_1(64, 96)).to(torch.bfloat16)
+        tiny = TinyCodec(taew_2_1(64, 96))
     whole, tiled = whole_decoder("whole", tiny, tiny), tiled_decoder(tiny, tiny, Tiles(4, 4, 1))
-    assert tiled.bytes < whole.bytes and tiled.flops > whole.flops and tiled.moved == 2 * tiled.host > 0
+    assert tiled.narrow.device < whole.narrow.device < whole.wide.device and tiled.flops > whole.flops
+    assert tiled.narrow.moved == 2 * tiled.narrow.host == tiled.wide.host > 0
     made = session(Window(4))
-    huge = Decoder("huge", 9 * GIB, 0, 0, 1e9)
+    huge = Decoder("huge", 1e9, Held(18 * GIB), Held(9 * GIB))
     start = Playing(made.checkpoint.model.config, Window(4), (huge, whole), 1, STEPS)
     steps = fit_session(start, device_for(8, ""))
     assert [step.option.price for step in steps] == ["time", "result"] and steps[-1].state.decoders == (whole,)

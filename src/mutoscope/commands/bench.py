@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from mutoscope.commands.loading_options import SpeedOptions
 from mutoscope.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -57,14 +58,7 @@ class Options:
     """Type of weights, cache and arithmetic; auto is fp32 of a checkpoint, of a recipe bf16 on a GPU and fp32 on a CPU."""
     rows: int = 1
     """Of a recipe: streams side by side."""
-    attention: Literal["sdpa", "cudnn", "flash", "flex"] = "sdpa"
-    """Kernel of attention: torch's choice, or by name; cudnn and flash need CUDA."""
-    runner: Literal["plain", "static", "graph", "compile", "compile-graph"] = "plain"
-    """How passes run: as they are, with tensors that stay in place, as CUDA graphs, through torch.compile."""
-    cache: Literal["plain", "int8", "fp8"] = "plain"
-    """Type of keys and values in memory: the model's, or eight bits with a scale per token and head."""
-    weights: Literal["plain", "int8", "int8-dynamic", "fp8", "fp8-dynamic"] = "plain"
-    """Type of the layers' matrices; needs torchao."""
+    speed: tyro.conf.OmitArgPrefixes[SpeedOptions] = SpeedOptions()
     commits: Literal["own", "fused"] = "own"
     """Of a recipe: a pass for each chunk's commit, or together with the next chunk's first pass (full, window, recency)."""
 
@@ -133,8 +127,8 @@ def stream_settings(options: Options, steps: int) -> StreamSettings:
         precision,  # type: ignore[arg-type]
         options.device,
         options.rows,
-        speed=Speed(options.attention, options.runner, options.cache, options.commits),
-        weights=options.weights,
+        speed=Speed(options.speed.attention, options.speed.runner, options.speed.cache, options.commits),
+        weights=options.speed.weights,
     )
 
 

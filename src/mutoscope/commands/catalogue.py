@@ -70,6 +70,7 @@ def learned_choice(path: Path, number: str, loading: Loading, memory: str, spoke
     manifest = read_manifest(path)
     if manifest.stage not in PLAYABLE:
         raise CheckpointError(f"{path} is a '{manifest.stage}' checkpoint, which cannot be played; give one of: {', '.join(PLAYABLE)}")
+    loading.check(path)
 
     @cache
     def checkpoint() -> Checkpoint:

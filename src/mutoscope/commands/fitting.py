@@ -14,6 +14,7 @@ from mutoscope.memory.kinds import state_name
 from mutoscope.memory.policy import state_of
 from mutoscope.models.camera_config import CAMERA_ACTIONS
 from mutoscope.models.codec import ConvCodec, ConvCodecConfig
+from mutoscope.models.split_codec import SplitCodec
 from mutoscope.models.tiny_codec import TinyCodec, taew_2_1
 from mutoscope.models.transformer import TransformerConfig
 from mutoscope.models.wan_config import WanCodecConfig
@@ -117,7 +118,7 @@ def fit_training(run: RunConfig, stage: LearningStage, device: Device, shares: S
 
 
 def fit_playing(run: RunConfig, found: tuple[Decoder, ...], device: Device, shares: Shares, options: "Options") -> Fit:
-    """A session of the last student that matching makes (or of 4 steps), as it is played today, and what makes it fit."""
+    """A session of the last student that matching makes (or of 4 steps), as it is played by default, and what makes it fit."""
     students = [stage for stage in run.stages if isinstance(stage, MatchingStage)]
     steps, memory = (students[0].student_steps, run.memory_of(students[0])) if students else (4, run.memory)
     config = stage_transformer(run, run.stages[-1])
@@ -149,13 +150,14 @@ def decoders(run: RunConfig) -> tuple[Decoder, ...]:
 
 
 def wan_decoders(config: WanCodecConfig) -> tuple[Decoder, ...]:
-    """Wan's VAE whole and in tiles, and a tiny one, in bfloat16."""
+    """Wan's VAE whole and in tiles, and a tiny one beside its encoder: as `models.decoders.with_decoder` makes them."""
     from mutoscope.models.wan_codec import wan_codec
 
-    whole = wan_codec(config).to(torch.bfloat16)
+    whole = wan_codec(config)
     with torch.device("meta"):
-        tiny = TinyCodec(taew_2_1(config.height, config.width)).to(torch.bfloat16)
-    return whole_decoder("Wan's VAE", whole, whole), tiled_decoder(whole, whole), whole_decoder("taew2_1", tiny, tiny)
+        split = SplitCodec(wan_codec(config), TinyCodec(taew_2_1(config.height, config.width, config.z_dim)))
+    tiny = whole_decoder("taew2_1", split, split, "--decoder taew2_1.pth")
+    return whole_decoder("Wan's VAE", whole, whole), tiled_decoder(whole, whole), tiny
 
 
 def assumed(options: "Options") -> str:

@@ -11,12 +11,13 @@ go on from the picture or start that is named.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from mutoscope.commands.loading_options import LoadingOptions
 from mutoscope.core.errors import CheckpointError, ConfigError
 from mutoscope.core.progress import Progress
 
@@ -34,8 +35,8 @@ EXAMPLES = (
     "mutoscope generate runs/scroll/consistency --actions 'right*16,down*16' --steps 4 --start 3 --scale 8",
     "mutoscope generate runs/doom-basic/matching-2 --actions 'left*200' --memory sink=2,window=6",
     "mutoscope generate runs/camera --prompts prompts --prompt 'a quiet street*77' --actions 'forward*40,turn_left*36'",
-    "mutoscope generate runs/wan-1.3b/matching-2 --prompt 'a quiet street*60' 'the same street in rain*60' --prompts prompts --device cuda",
-    "mutoscope generate runs/wan-1.3b/matching-2 --image street.png --prompt 'a quiet street*120' --prompts prompts --device cuda",
+    "mutoscope generate runs/wan-1.3b/matching-2 --prompt 'a street*60' 'the same in rain*60' --device cuda --precision bf16",
+    "mutoscope generate runs/wan-1.3b/matching-2 --image street.png --prompt 'a street*120' --device cuda --precision bf16",
 )
 
 
@@ -78,9 +79,10 @@ class Options:
     """Seed of the noise: the same seed gives the same video."""
     scale: int | None = None
     """Enlarge each pixel this many times, so that a small world can be looked at; default: up to 4 times, while no more than
-    480 pixels are high."""
+    512 pixels are high."""
     device: str = "cpu"
     """Torch device: cpu, cuda, cuda:1, ..."""
+    loading: tyro.conf.OmitArgPrefixes[LoadingOptions] = LoadingOptions()
     commits: Literal["own", "fused"] = "own"
     """A pass for each chunk's commit, or together with the next chunk's first pass: a forward less per chunk (full, window, recency)."""
 
@@ -88,22 +90,22 @@ class Options:
 def run(options: Options) -> int:
     """Generate and write the video."""
     from mutoscope.commands.checkpoints import find_checkpoint, session_config
+    from mutoscope.commands.loading import loading_of
     from mutoscope.commands.pictures import read_pictures
     from mutoscope.commands.script import parse_script
     from mutoscope.core.shapes import pixel_frames
     from mutoscope.media.video import write_video
-    from mutoscope.models.checkpoint import load_checkpoint
-    from mutoscope.rollout.speed import Speed
 
     if options.scale is not None and options.scale < 1:
         raise ConfigError(f"--scale must be at least 1, got {options.scale}")
+    loading = loading_of(options.device, options.loading, options.commits)
     path = find_checkpoint(options.checkpoint)
     pictures = read_pictures([] if options.image is None else [options.image], options.fit)
     lines = told_lines(options, path)
-    checkpoint = pictures.before(load_checkpoint(path, options.device))
+    checkpoint = pictures.before(loading.load(path))
     world = checkpoint.manifest.world
     config = session_config(checkpoint.manifest, steps=options.steps, policy=options.memory, seed=options.seed, guidance=options.guidance)
-    config = replace(config, speed=Speed(commits=options.commits))
+    config = loading.config(config)
     if checkpoint.manifest.text != "none":
         return tell(options, checkpoint, config, lines)
     script = parse_script(options.actions, world.actions)

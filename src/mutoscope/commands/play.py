@@ -14,6 +14,8 @@ from typing import Literal
 
 import tyro
 
+from mutoscope.commands.loading_options import LoadingOptions
+
 EXAMPLES = (
     "mutoscope play",
     "mutoscope play runs/doom-basic/matching-2",
@@ -21,8 +23,10 @@ EXAMPLES = (
     "mutoscope play --memory sink",
     "mutoscope play --memory retrieval",
     "mutoscope play runs/doom-cover/matching-2 --memory window:window=16",
-    "mutoscope play runs/wan-1.3b/matching-2 --prompts prompts --encoder Wan2.1-T2V-1.3B-Diffusers --memory anchored --device cuda",
-    "mutoscope play runs/wan-1.3b/matching-2 --prompts prompts --image street.png harbour.jpg --device cuda",
+    "mutoscope play runs/wan-1.3b/matching-2 --prompts prompts --memory anchored --device cuda --precision bf16",
+    "mutoscope play runs/wan-1.3b/matching-2 --prompts prompts --encoder Wan2.1-T2V-1.3B-Diffusers --device cuda --precision bf16",
+    "mutoscope play runs/wan-1.3b/matching-2 --prompts prompts --device cuda --precision bf16 --decoder taew2_1.pth",
+    "mutoscope play runs/wan-1.3b/matching-2 --prompts prompts --image street.png harbour.jpg --device cuda --precision bf16",
     "mutoscope play --host 0.0.0.0 --no-open",
 )
 
@@ -57,29 +61,18 @@ class Options:
     """Open the page in a browser where there is a display."""
     device: str = "cpu"
     """Torch device: cpu, cuda, cuda:1, ..."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Type of the model's weights, cache and arithmetic; bf16 is for GPUs."""
-    attention: Literal["sdpa", "cudnn", "flash", "flex"] = "sdpa"
-    """Kernel of attention: torch's choice, or by name; cudnn and flash need CUDA."""
-    runner: Literal["plain", "static", "graph", "compile", "compile-graph"] = "plain"
-    """How passes run: as they are, with tensors that stay in place, as CUDA graphs, through torch.compile (docs/speed.md)."""
-    cache: Literal["plain", "int8", "fp8"] = "plain"
-    """Type of keys and values in memory: the model's, or eight bits with a scale per token and head."""
-    weights: Literal["plain", "int8", "int8-dynamic", "fp8", "fp8-dynamic"] = "plain"
-    """Type of the layers' matrices; all but plain need torchao."""
+    loading: tyro.conf.OmitArgPrefixes[LoadingOptions] = LoadingOptions()
 
 
 def run(options: Options) -> int:
     """Fill the catalogue and serve it until Ctrl-C."""
     from mutoscope.commands.catalogue import build_catalogue
-    from mutoscope.commands.loading import Loading
+    from mutoscope.commands.loading import loading_of
     from mutoscope.commands.pictures import read_pictures
     from mutoscope.commands.spoken import Spoken
-    from mutoscope.rollout.speed import Speed
     from mutoscope.serve.app import serve
 
-    speed = Speed(options.attention, options.runner, options.cache)
-    loading = Loading(options.device, options.precision, options.weights, speed)
+    loading = loading_of(options.device, options.loading)
     spoken = Spoken(options.prompts, options.encoder, options.encoder_device, options.encoder_dtype)
     pictures = read_pictures(options.image, options.fit)
     catalogue = build_catalogue(options.checkpoints, loading, options.memory, spoken, pictures)

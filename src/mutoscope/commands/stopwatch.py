@@ -7,13 +7,13 @@ import numpy as np
 import torch
 
 from mutoscope.commands.checkpoints import bundled_first, find_checkpoint, session_config
-from mutoscope.commands.loading import Loading, PrecisionName
+from mutoscope.commands.loading import Loading, PrecisionName, loading_of
+from mutoscope.commands.loading_options import LoadingOptions
 from mutoscope.commands.roofline import roofline
 from mutoscope.core.progress import Progress
 from mutoscope.core.provenance import provenance
 from mutoscope.models.checkpoint import Checkpoint
 from mutoscope.rollout.session import Session
-from mutoscope.rollout.speed import Speed
 
 if TYPE_CHECKING:
     from mutoscope.commands.bench import Options
@@ -45,7 +45,7 @@ def open_checkpoint(options: "Options") -> Checkpoint:
 def loading(options: "Options") -> Loading:
     """In which numbers, and how passes run."""
     precision: PrecisionName = "bf16" if options.precision == "bf16" else "fp32"
-    return Loading(options.device, precision, options.weights, Speed(options.attention, options.runner, options.cache))
+    return loading_of(options.device, LoadingOptions(precision, speed=options.speed))
 
 
 def open_session(checkpoint: Checkpoint, steps: int, options: "Options") -> Session:

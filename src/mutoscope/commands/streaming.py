@@ -21,6 +21,7 @@ from mutoscope.models.camera_config import CAMERA_ACTIONS
 from mutoscope.models.checkpoint import freeze
 from mutoscope.models.codec import Codec, ConvCodec, ConvCodecConfig, to_frames
 from mutoscope.models.conditions import Conditions
+from mutoscope.models.decoders import computing_in
 from mutoscope.models.quantised import WeightName, quantise_weights
 from mutoscope.models.tiny_codec import TinyCodec, taew_2_1
 from mutoscope.models.transformer import VideoTransformer
@@ -88,7 +89,7 @@ def random_model(settings: StreamSettings) -> VideoTransformer:
         drawn = stream(run.seed, "model weights", device=device)
         model.initialise(drawn)
         nn.init.normal_(model.head.head.weight, std=HEAD_SPREAD, generator=drawn)
-    return quantise_weights(freeze(model), settings.weights)
+    return quantise_weights(freeze(model), settings.weights, device)
 
 
 def random_codec(settings: StreamSettings) -> tuple[Codec | None, str]:
@@ -108,7 +109,7 @@ def random_codec(settings: StreamSettings) -> tuple[Codec | None, str]:
             return None, f"not measured: {error}"
         return freeze(codec.to(settings.device, dtype)), "Wan 2.1's VAE, random weights"
     own = ConvCodec(_conv_config(run)).initialise(stream(run.seed, "codec weights"))
-    return freeze(own.to(settings.device)), "the recipe's own, random weights"
+    return freeze(computing_in(own, dtype).to(settings.device)), "the recipe's own, random weights"
 
 
 def _conv_config(run: RunConfig) -> ConvCodecConfig:

@@ -29,8 +29,10 @@ from mutoscope.models.codec import ConvCodec, ConvCodecConfig
 from mutoscope.models.fitting import misfits, shortened
 from mutoscope.models.lora import Adapter, adapter_of, merged_tensors
 from mutoscope.models.lora_config import LoraConfig
+from mutoscope.models.split_codec import SplitCodec
 from mutoscope.models.text_cache import INDEX, PromptCache, open_cache
 from mutoscope.models.text_config import TextConfig
+from mutoscope.models.tiled_codec import TiledCodec
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
 from mutoscope.models.wan_codec import WanCodec, wan_codec
 from mutoscope.models.wan_config import WanCodecConfig
@@ -106,7 +108,7 @@ class Checkpoint:
     path: Path
     manifest: CheckpointManifest
     model: VideoTransformer
-    codec: LoadedCodec
+    codec: LoadedCodec | TiledCodec | SplitCodec
     starts: Starts | None
     adapter: Adapter | None = None
 
@@ -208,18 +210,20 @@ def load_adapter(path: Path, device: torch.device | str = "cpu") -> Adapter | No
     return Adapter(config, {name: value.to(device) for name, value in read_tensors(path / "adapter.safetensors").items()})
 
 
-def load_model(path: Path, device: torch.device | str = "cpu", mapped: bool = False) -> tuple[CheckpointManifest, VideoTransformer]:
-    """The video model of a checkpoint folder without its codec: the averaged weights, frozen.
+def load_model(
+    path: Path, device: torch.device | str = "cpu", mapped: bool = False, dtype: torch.dtype = torch.float32
+) -> tuple[CheckpointManifest, VideoTransformer]:
+    """The video model of a checkpoint folder without its codec: the averaged weights, frozen, in numbers of `dtype`.
 
-    With `mapped` they stay in their file until somebody writes into them: processes of a machine that load the same one share its pages.
-    Otherwise they lie as arithmetic likes them, which in the file they do not.
+    With `mapped` they stay in their file until somebody writes into them, where it has them in this type: processes of a machine that load
+    the same one share its pages. Otherwise they lie as arithmetic likes them, which in the file they do not.
     """
     manifest = read_manifest(path)
     if manifest.model is None:
         raise CheckpointError(f"{path} is a '{manifest.stage}' checkpoint and holds no video model; give one of a later stage")
     with torch.device("meta"):
         model = VideoTransformer(manifest.model)
-    load_weights(model, Path(path) / "average.safetensors", mapped)
+    load_weights(model, Path(path) / "average.safetensors", mapped, dtype, device)
     return manifest, freeze(model.to(device))
 
 
@@ -248,27 +252,46 @@ def placeless(frames: Tensor, actions: Tensor, known: Tensor) -> Starts:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """A safetensors file as float32 (halves are widened) or integer tensors; a broken one is a CheckpointError."""
+    return {name: in_type(tensor, torch.float32) for name, tensor in map_tensors(path).items()}
+
+
+def map_tensors(path: Path) -> dict[str, Tensor]:
+    """A safetensors file in its own types, mapped: pages are read when somebody looks at them."""
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; the checkpoint is not whole")
     try:
-        tensors = load_file(path)
+        return load_file(path)
     except SafetensorError as error:
         raise CheckpointError(f"{path} is corrupt ({error}); copy or train it again") from error
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
-def load_weights(module: nn.Module, path: Path, mapped: bool = False) -> None:
+def in_type(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor of floats as `dtype`; integers stay."""
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def load_weights(
+    module: nn.Module, path: Path, mapped: bool = False, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> None:
     """Load a module's weights; missing, extra, mis-shaped keys and NaN are named in the error.
 
-    A module on the meta device, which has no memory yet, takes tensors of its own, or with `mapped` those that lie in the file.
+    A module on the meta device, which has no memory yet, takes tensors of its own in `dtype` on `device`, or with `mapped` those that lie
+    in the file. They go there one by one, and in that type already: the device never holds wider numbers than it keeps. Any other module
+    keeps its types and its device.
     """
-    tensors = read_tensors(path)
+    tensors = map_tensors(path)
     if problems := misfits(module.state_dict(), tensors):
         raise CheckpointError(f"{path} does not fit the model: {shortened(problems)}")
     if any(value.is_meta for value in module.state_dict().values()):
-        module.load_state_dict({name: value if mapped else value.clone() for name, value in tensors.items()}, assign=True)
+        module.load_state_dict({name: _landed(value, mapped, dtype, device) for name, value in tensors.items()}, assign=True)
     else:
         module.load_state_dict(tensors)
+
+
+def _landed(value: Tensor, mapped: bool, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """A file's tensor in a type on a device, narrowed before it goes there; a copy, unless it may stay in the file."""
+    there = in_type(value, dtype).to(device)
+    return there.clone() if there is value and not mapped else there
 
 
 def freeze(module: Module) -> Module:

@@ -109,7 +109,10 @@ class Residual(nn.Module):
 
 
 class ConvCodec(nn.Module):
-    """A small convolutional autoencoder, frame by frame (temporal stride 1)."""
+    """A small convolutional autoencoder, frame by frame (temporal stride 1).
+
+    Encoder and decoder work in the type of their weights; statistics, pixels and latents outside keep float32, or what is wider.
+    """
 
     latent_mean: Tensor
     latent_std: Tensor
@@ -172,13 +175,14 @@ class ConvCodec(nn.Module):
         size = (3, self.config.height, self.config.width)
         if pixels.ndim != 5 or tuple(pixels.shape[2:]) != size:
             raise ConfigError(f"pixels are {tuple(pixels.shape)}; this codec takes [batch, frame, {', '.join(map(str, size))}]")
-        raw = self.encode_raw(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
+        raw = self.encode_raw(pixels.flatten(0, 1).to(self._dtype)).unflatten(0, pixels.shape[:2]).to(self.latent_mean.dtype)
         return (raw - self.latent_mean[:, None, None]) / self.latent_std[:, None, None]
 
     def decode(self, latents: Tensor) -> Tensor:
         """Standardised latents `[B, F, C, h, w]` -> pixels `[B, F, 3, H, W]` clamped to [-1, 1]."""
         raw = latents * self.latent_std[:, None, None] + self.latent_mean[:, None, None]
-        return self.decode_raw(raw.flatten(0, 1)).unflatten(0, latents.shape[:2]).clamp(-1, 1)
+        pixels = self.decode_raw(raw.flatten(0, 1).to(self._dtype)).unflatten(0, latents.shape[:2]).clamp(-1, 1)
+        return pixels.to(self.latent_mean.dtype)
 
     def start_decoding(self, batch: int) -> CodecState:
         """This codec has no state."""
@@ -187,6 +191,10 @@ class ConvCodec(nn.Module):
     def decode_next(self, latents: Tensor, state: CodecState) -> tuple[Tensor, CodecState]:
         """The same as `decode`."""
         return self.decode(latents), state
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.decoder.parameters()).dtype
 
 
 def to_model_pixels(frames: Tensor) -> Tensor:

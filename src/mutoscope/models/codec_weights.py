@@ -20,6 +20,7 @@ from mutoscope.models.wan_codec_weights import from_original
 from mutoscope.models.wan_config import WanCodecConfig, wan_2_1
 
 CLASS_NAME = "AutoencoderKLWan"
+FIRST_OF_TINY = "decoder.1.weight"  # [width, latent channels, 3, 3]
 # Fields of a diffusers config that this codec has under its own names, and values of the others that it can do without.
 OWN_FIELDS = ("base_dim", "z_dim", "dim_mult", "num_res_blocks", "temperal_downsample", "latents_mean", "latents_std")
 FIXED_FIELDS: dict[str, tuple[Any, ...]] = {
@@ -102,6 +103,14 @@ def load_tiny_codec(path: Path, config: TinyCodecConfig) -> TinyCodec:
             tensors[key] = tensors[key][-len(layer.conv.weight) :].contiguous()
     fill(codec, tensors, Path(path))
     return freeze(codec)
+
+
+def tiny_channels(path: Path) -> int:
+    """Channels of the latents that a file of TAEHV's layout decodes; a file of another layout is a CheckpointError."""
+    first = read_foreign(Path(path)).tensors.get(FIRST_OF_TINY)
+    if first is None or first.ndim != 4:
+        raise CheckpointError(f"{path} has no layer '{FIRST_OF_TINY}'; a tiny decoder is a file of TAEHV's layout, such as taew2_1.pth")
+    return first.shape[1]
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:

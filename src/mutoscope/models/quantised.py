@@ -25,12 +25,15 @@ CONFIGS: dict[str, str] = {
 FP8_CAPABILITY = (8, 9)
 
 
-def quantise_weights(model: VideoTransformer, name: WeightName) -> VideoTransformer:
-    """The model, its layers' matrices replaced in place; "plain" leaves them."""
+def quantise_weights(model: VideoTransformer, name: WeightName, device: torch.device | str = "cpu") -> VideoTransformer:
+    """The model on a device, its layers' matrices replaced in place; "plain" leaves them.
+
+    Layer by layer: the device holds one layer of wide matrices at a time, however large the model is.
+    """
     if name == "plain":
-        return model
+        return model.to(device)
+    device = torch.device(device)
     config = choose(CONFIGS, name, "type of weights (or 'plain')")
-    device = model.patch_embedding.weight.device
     if name == "fp8-dynamic" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < FP8_CAPABILITY):
         raise ConfigError(
             f"weights 'fp8-dynamic' need a GPU that multiplies eight-bit floats, and this device is '{device}'; use fp8 or int8"
@@ -41,7 +44,9 @@ def quantise_weights(model: VideoTransformer, name: WeightName) -> VideoTransfor
         return isinstance(module, nn.Linear) and not path.startswith("recall")
 
     for block in model.blocks:
-        quantisation.quantize_(block, getattr(quantisation, config)(), filter_fn=large)
+        quantisation.quantize_(block.to(device), getattr(quantisation, config)(), filter_fn=large)
+    for part in (part for part in model.children() if part is not model.blocks):
+        part.to(device)
     return model
 
 

@@ -13,7 +13,7 @@ from math import ceil
 from typing import Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.shapes import LatentShape
@@ -22,6 +22,11 @@ from mutoscope.models.codec import Codec, CodecState, move_state
 
 class SizedCodec(Codec, Protocol):
     """A codec whose weights serve any picture size."""
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The part that makes pictures."""
+        ...
 
     def resized(self, height: int, width: int) -> Codec:
         """The same weights for pictures of another size."""
@@ -73,6 +78,11 @@ class TiledCodec:
         self.tile = whole.resized(stride * self._height, stride * self._width)
         self.tops = tile_starts(latent.height, tiles.height, tiles.overlap)
         self.lefts = tile_starts(latent.width, tiles.width, tiles.overlap)
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The part that makes pictures, for who counts its weights."""
+        return self.whole.decoder
 
     @property
     def spatial_stride(self) -> int:

@@ -61,11 +61,9 @@ class TinyCodecConfig:
         return prod(self.grows)
 
 
-def taew_2_1(height: int, width: int) -> TinyCodecConfig:
-    """The published `taew2_1`: stride 8 in space, 4 in time, 16 channels, as Wan 2.1's own VAE."""
-    return TinyCodecConfig(
-        height, width, latent_channels=16, patch=1, encoder_width=64, widths=(256, 128, 64, 64), pools=(2, 2, 1), grows=(1, 2, 2)
-    )
+def taew_2_1(height: int, width: int, channels: int = 16) -> TinyCodecConfig:
+    """The published `taew2_1`: stride 8 in space, 4 in time, 16 channels, as Wan 2.1's own VAE; or the same for other latents."""
+    return TinyCodecConfig(height, width, channels, patch=1, encoder_width=64, widths=(256, 128, 64, 64), pools=(2, 2, 1), grows=(1, 2, 2))
 
 
 class Bound(nn.Module):

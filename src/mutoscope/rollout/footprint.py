@@ -10,40 +10,58 @@ from mutoscope.core.proposals import Cost, Option, Step, propose
 from mutoscope.memory.policy import PolicyConfig
 from mutoscope.models.arithmetic import BF16_ON_CUDA, FP32_ON_CUDA, Going, Reach, flops, forward_bytes, parameters
 from mutoscope.models.codec import Codec
+from mutoscope.models.decoders import TILES, computing_in
 from mutoscope.models.live_bytes import decoding_bytes
 from mutoscope.models.tiled_codec import SizedCodec, TiledCodec, Tiles
 from mutoscope.models.transformer import TransformerConfig
 
-TILES = Tiles(32, 32, 8)
 PLAIN = replace(BF16_ON_CUDA, wide=2)  # all of a session in bfloat16, nothing cast
 
 
 @dataclass(frozen=True)
+class Held:
+    """Bytes of decoding one frame: on the device; states that lie on the host; what of them goes there and back."""
+
+    device: int
+    host: int = 0
+    moved: int = 0
+
+
+@dataclass(frozen=True)
 class Decoder:
-    """What decoding one frame takes. host: states that lie there; moved: bytes of them that go there and back."""
+    """What decoding one frame takes: operations, and bytes in float32 (`wide`) and in bfloat16 (`narrow`).
+
+    `asked` is what makes `mutoscope play` decode so, "" where it does of itself.
+    """
 
     name: str
-    bytes: int
-    host: int
-    moved: int
     flops: float
+    wide: Held
+    narrow: Held
+    asked: str = ""
 
 
-def whole_decoder(name: str, codec: Codec, weights: torch.nn.Module) -> Decoder:
-    """A frame at a time; `codec` with its `weights` on the meta device."""
-    taken = decoding_bytes(codec, weights)
-    return Decoder(name, taken.total, 0, 0, decoding_flops(codec))
+def whole_decoder(name: str, codec: Codec, weights: torch.nn.Module, asked: str = "") -> Decoder:
+    """A frame at a time; `codec` with its `weights` on the meta device, where they are left in bfloat16."""
+
+    def held(dtype: torch.dtype) -> Held:
+        return Held(decoding_bytes(codec, computing_in(weights, dtype)).total)
+
+    return Decoder(name, decoding_flops(codec), held(torch.float32), held(torch.bfloat16), asked)
 
 
 def tiled_decoder(codec: SizedCodec, weights: torch.nn.Module, tiles: Tiles = TILES) -> Decoder:
     """Tile by tile, with the states of the others on the host."""
-    tiled = TiledCodec(codec, tiles, keep="host")
-    count = len(tiled.tops) * len(tiled.lefts)
-    taken, latent = decoding_bytes(tiled.tile, weights), codec.latent
+    tiled, latent = TiledCodec(codec, tiles, keep="host"), codec.latent
     pixels = 3 * latent.height * latent.width * codec.spatial_stride**2 * codec.temporal_stride * torch.float32.itemsize
-    host = count * taken.state
-    name = f"{count} tiles of {tiles.height}x{tiles.width} cells"
-    return Decoder(name, taken.total + pixels, host, 2 * host, count * decoding_flops(tiled.tile))
+
+    def held(dtype: torch.dtype) -> Held:
+        taken = decoding_bytes(tiled.tile, computing_in(weights, dtype))
+        return Held(taken.total + pixels, tiled.num_tiles * taken.state, 2 * tiled.num_tiles * taken.state)
+
+    name = f"{tiled.num_tiles} tiles of {tiles.height}x{tiles.width} cells"
+    asked = f"--decoder tiles={tiles.height}x{tiles.width},{tiles.overlap}"
+    return Decoder(name, tiled.num_tiles * decoding_flops(tiled.tile), held(torch.float32), held(torch.bfloat16), asked)
 
 
 def decoding_flops(codec: Codec) -> float:
@@ -61,7 +79,8 @@ def decoding_flops(codec: Codec) -> float:
 class Playing:
     """A session: `rows` players, chunks of `chunk` frames, `steps` denoising passes and a commit each.
 
-    weight_bytes and cache_bytes per number; `narrow`: computed in bfloat16. `decoders` are those that it may have, the first one its own.
+    weight_bytes and cache_bytes per number; `narrow`: computed in bfloat16, the codec too, as `mutoscope play --precision bf16` does.
+    `decoders` are those that it may have, the first one its own.
     """
 
     config: TransformerConfig
@@ -84,13 +103,26 @@ class Playing:
             "weights": parameters(self.config).total * self.weight_bytes,
             "memory": sum(part.bytes(dtypes[self.cache_bytes]) for part in spec.parts),
             "a pass": forward_bytes(self._going("velocity"), PLAIN if self.narrow else FP32_ON_CUDA),
-            "codec": self.rows * self.decoders[0].bytes,
+            "codec": self.rows * self.held.device,
         }
+
+    @property
+    def held(self) -> Held:
+        """Bytes of its decoder."""
+        return self.decoders[0].narrow if self.narrow else self.decoders[0].wide
+
+    @property
+    def asked(self) -> str:
+        """The options of `mutoscope play` that play it so."""
+        weights, cache = ("--weights int8" if self.weight_bytes == 1 else ""), ("--cache int8" if self.cache_bytes == 1 else "")
+        options = ("--precision bf16" if self.narrow else "", self.decoders[0].asked, cache, weights)
+        return " ".join(option for option in options if option)
 
     @property
     def words(self) -> str:
         """What of it the options change most, for people."""
-        return f"weights of {8 * self.weight_bytes} bit, memory of {8 * self.cache_bytes}, {self.decoders[0].name}"
+        told = f"weights of {8 * self.weight_bytes} bit, memory of {8 * self.cache_bytes}, {self.decoders[0].name}"
+        return f"{told}; mutoscope play {self.asked}".removesuffix("; mutoscope play ")
 
     def _going(self, serves: str) -> Going:
         slots = self.config.cache(self.policy, self.chunk, self.rows).slots
@@ -105,8 +137,8 @@ class Playing:
         """Of a chunk: its passes by FLOPs or by bytes, whatever takes longer, and the codec."""
         read = (self.steps + 1) * (self.parts["weights"] + self.parts["memory"])
         rate = share * (device.flops if self.narrow else device.wide_flops)
-        codec = self.rows * self.chunk * self.decoders[0].flops / (device.flops * share)
-        moved = self.rows * self.chunk * self.decoders[0].moved / device.link
+        codec = self.rows * self.chunk * self.decoders[0].flops / rate
+        moved = self.rows * self.chunk * self.held.moved / device.link
         return max(self.flops / rate, read / (device.bandwidth * BANDWIDTH_SHARE)) + codec + moved
 
     def cost(self, device: Device, share: float = PLAYING_SHARE) -> Cost:
@@ -115,7 +147,7 @@ class Playing:
 
 
 def in_bfloat16(playing: Playing) -> Playing | None:
-    """Weights, passes and memory in bfloat16."""
+    """Weights, passes, memory and codec in bfloat16."""
     return None if playing.narrow else replace(playing, narrow=True, weight_bytes=2, cache_bytes=2)
 
 
@@ -135,8 +167,8 @@ def next_decoder(playing: Playing) -> Playing | None:
 
 
 OPTIONS: tuple[Option[Playing], ...] = (
-    Option("weights, passes and memory in bfloat16", "time", True, in_bfloat16),
-    Option("the next decoder: in tiles, then a tiny one", "result", False, next_decoder),
+    Option("weights, passes, memory and codec in bfloat16", "time", True, in_bfloat16),
+    Option("the next decoder: in tiles, then a tiny one", "result", True, next_decoder),
     Option("keys and values in 8 bit", "result", True, small_cache),
     Option("weights in 8 bit", "result", True, small_weights),
 )
