@@ -29,6 +29,7 @@ from mutoscope.models.split_codec import SplitCodec
 from mutoscope.models.tiled_codec import TiledCodec
 from mutoscope.models.tiny_codec import TinyCodec, taew_2_1
 from mutoscope.rollout.footprint import OPTIONS, Decoder, Held, Playing
+from mutoscope.rollout.recent import RecentChunks
 from mutoscope.rollout.session import Session, default_config
 from mutoscope.rollout.speed import Speed
 from prompt_fakes import fake_cache
@@ -81,6 +82,24 @@ def test_generate_in_bfloat16_is_near_and_takes_every_speed_option(root):
     wide, narrow = video(root, "whole"), video(root, "whole", "--precision", "bf16")
     assert 0 < np.abs(wide - narrow).mean() < np.abs(wide[:, ::-1] - wide).mean() / 4
     assert np.array_equal(narrow.shape, video(root, SMALL_TILES, "--precision", "bf16", "--cache", "int8", "--runner", "static").shape)
+
+
+def switched(root: Path, *more: str) -> np.ndarray:
+    """A video of two prompts, after the second of which the newest chunks are committed once more."""
+    file = root / "switched.mp4"
+    asked = ["generate", str(root / "student"), "--prompt", f"{CAPTIONS[0]}*13", f"{CAPTIONS[1]}*12", "--scale", "1"]
+    assert cli.main([*asked, "--output", str(file), *more]) == 0
+    return read_video(file)[0].astype(int)
+
+
+def test_fused_commits_make_the_same_video_of_prompts(root, monkeypatch):
+    """Chunks that were committed together with the next one are among those that a switch of the prompt writes again."""
+    own, fused = switched(root), switched(root, "--commits", "fused")
+    assert len(own) == 25 and np.abs(own - fused).max() <= 2, "rounding of larger products"
+    # Broken twin: nobody remembers what was committed on the way.
+    monkeypatch.setattr(RecentChunks, "add", lambda *_: None)
+    forgotten = switched(root, "--commits", "fused")
+    assert np.array_equal(forgotten[:13], fused[:13]) and np.abs(forgotten[13:] - own[13:]).max() > 2
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
