@@ -113,7 +113,7 @@ def test_play_streams_what_the_decoder_makes_of_the_whole_clip(root, decoder, pr
     session, heard, codec = Session(loaded, default_config(loaded.manifest)), list[Tensor](), loaded.codec
     session.codec = Listening(codec, heard)  # type: ignore[assignment]
     session.say(*loaded.told(CAPTIONS[:1]))
-    shown = [session.reset(0, 3)] + [session.step(np.zeros(0, np.float32)) for _ in range(3)]
+    shown = [session.reset(None, 3)] + [session.step(np.zeros(0, np.float32)) for _ in range(3)]
     offline = to_frames(codec.decode(torch.cat(heard, dim=1))).numpy()[0].astype(int)
     assert offline.shape == (1 + 3 * STRIDE, 32, 48, 3) and offline.std() > 1
     assert np.abs(offline - np.concatenate(shown)).max() <= 1, "rounding of pixels"

@@ -10,7 +10,7 @@ import torch
 
 from fakes import tiny_checkpoint, tiny_codec, tiny_config, tiny_manifest, tiny_model, tiny_starts
 from mutoscope import cli
-from mutoscope.commands import spoken
+from mutoscope.commands import loading, spoken
 from mutoscope.commands.catalogue import build_catalogue
 from mutoscope.commands.generate import timed_prompt
 from mutoscope.commands.loading import Loading
@@ -19,7 +19,6 @@ from mutoscope.core.errors import CheckpointError, ConfigError, DataError
 from mutoscope.core.world import NO_ACTIONS, WorldSpec
 from mutoscope.media.video import read_video
 from mutoscope.memory.policy import Window
-from mutoscope.models import checkpoint as checkpoints
 from mutoscope.models import text_encoders
 from mutoscope.models.checkpoint import load_checkpoint, read_manifest, save_checkpoint
 from mutoscope.models.text_cache import create_cache
@@ -143,9 +142,9 @@ def encoders_alive(monkeypatch, arguments: list[str], keep: list[FakeEncoder] | 
         alive.append(sum(one() is not None for one in made))
         return original(*given, **named)
 
-    original = checkpoints.load_model
+    original = loading.load_model
     monkeypatch.setattr(text_encoders, "load_encoder", load_encoder)
-    monkeypatch.setattr(checkpoints, "load_model", load_model)
+    monkeypatch.setattr(loading, "load_model", load_model)
     assert cli.main(arguments) == 0
     return alive, asked
 
