@@ -26,7 +26,7 @@ def shapes() -> RunConfig:
     return RunConfig(
         name="shapes",
         data=DataConfig("shapes", 24, 24, frame_skip=1, episodes=480, frames_per_episode=33, held_out_episodes=24),
-        model=ModelConfig(dim=64, ffn_dim=256, num_heads=2, num_layers=4, patch=2, text_dim=384),
+        model=ModelConfig(dim=96, ffn_dim=384, num_heads=3, num_layers=4, patch=2, text_dim=384),
         memory=Window(WINDOW),
         chunk_frames=1,
         clip_frames=9,
@@ -50,12 +50,12 @@ def shapes_smoke() -> RunConfig:
 
 
 def _stages() -> tuple[CodecStage | BidirectionalStage | AutoregressiveStage | ConsistencyStage | MatchingStage, ...]:
-    matching = UpdateConfig(80, 8, 1e-4, average=0.95, save_every=40)
+    matching = UpdateConfig(160, 16, 1e-4, average=0.95, save_every=40)
     return (
         CodecStage("codec", UpdateConfig(1500, 32, 1e-3, clip_norm=0.3, average=0.99), latent_channels=6, widths=(24, 32), blocks=1),
-        BidirectionalStage("bidirectional", UpdateConfig(3000, 8, 1e-3, average=0.99, save_every=500)),
-        AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(2500, 8, 1e-3, average=0.99, save_every=200), weight="none"),
-        ConsistencyStage("consistency", "autoregressive", UpdateConfig(300, 8, 2e-4, average=0.99, save_every=100), guidance=1.5),
+        BidirectionalStage("bidirectional", UpdateConfig(7000, 16, 1e-3, average=0.99, save_every=500)),
+        AutoregressiveStage("autoregressive", "bidirectional", UpdateConfig(4000, 16, 1e-3, average=0.99, save_every=500), weight="none"),
+        ConsistencyStage("consistency", "autoregressive", UpdateConfig(1000, 16, 3e-4, average=0.99, save_every=100), guidance=1.5),
         *(
             MatchingStage(
                 f"matching-{steps}",
