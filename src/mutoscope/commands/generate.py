@@ -36,6 +36,7 @@ EXAMPLES = (
     "mutoscope generate runs/doom-basic/matching-2 --actions 'left*200' --memory sink=2,window=6",
     "mutoscope generate runs/camera --prompts prompts --prompt 'a quiet street*77' --actions 'forward*40,turn_left*36'",
     "mutoscope generate runs/wan-1.3b/matching-2 --prompt 'a street*60' 'the same in rain*60' --device cuda --precision bf16",
+    "mutoscope generate runs/wan-1.3b/bidirectional --prompt 'a street*81' --steps 50 --guidance 5 --device cuda --precision bf16",
     "mutoscope generate runs/wan-1.3b/matching-2 --image street.png --prompt 'a street*120' --device cuda --precision bf16",
 )
 
@@ -67,7 +68,7 @@ class Options:
     memory: str | None = None
     """Memory policy: window=16, sink=2,window=14 or full=200; default: the one it was trained with."""
     guidance: float = 1.0
-    """Action guidance of an undistilled teacher; 1 is none."""
+    """Guidance of an undistilled teacher, by its actions and prompt; 1 is none."""
     start: int | Literal["none"] | None = None
     """Which of the checkpoint's real start clips to begin from, or "none" of them where worlds can begin from nothing; default: the world's
     own beginning, nothing for those and the first clip for all others."""
@@ -93,17 +94,26 @@ def run(options: Options) -> int:
     from mutoscope.commands.loading import loading_of
     from mutoscope.commands.pictures import read_pictures
     from mutoscope.commands.script import parse_script
+    from mutoscope.commands.whole_video import check_whole, whole_frames
     from mutoscope.core.shapes import pixel_frames
     from mutoscope.media.video import write_video
+    from mutoscope.models.checkpoint import read_manifest
 
     if options.scale is not None and options.scale < 1:
         raise ConfigError(f"--scale must be at least 1, got {options.scale}")
     loading = loading_of(options.device, options.loading, options.commits)
     path = find_checkpoint(options.checkpoint)
     pictures = read_pictures([] if options.image is None else [options.image], options.fit)
+    if read_manifest(path).stage == "bidirectional":
+        check_whole(options, loading)
     lines = told_lines(options, path)
     checkpoint = pictures.before(loading.load(path))
     world = checkpoint.manifest.world
+    if checkpoint.manifest.stage == "bidirectional":
+        frames = whole_frames(options, checkpoint, lines)
+        write_video(options.output, enlarge(frames, options.scale or clear_scale(world.height)), world.content_rate)
+        print(f"{options.output}: {len(frames)} frames at {world.content_rate:g} frames/s, one clip")
+        return 0
     config = session_config(checkpoint.manifest, steps=options.steps, policy=options.memory, seed=options.seed, guidance=options.guidance)
     config = loading.config(config)
     if checkpoint.manifest.text != "none":

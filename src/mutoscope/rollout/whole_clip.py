@@ -33,10 +33,11 @@ def whole_clips(
     `text`: embeddings of a prompt per row (or one for all) and of the negative one, where the model reads words. Returns uint8
     `[B, T, H, W, 3]`.
     """
-    model, codec, device = checkpoint.model, checkpoint.codec, next(checkpoint.model.parameters()).device
-    conditions = with_cameras(clip_conditions(actions.to(device), known.to(device), codec.temporal_stride), model.config.camera)
+    model, codec, like = checkpoint.model, checkpoint.codec, checkpoint.model.patch_embedding.weight
+    told = clip_conditions(actions.to(like), known.to(like.device), codec.temporal_stride)
+    conditions, device = with_cameras(told, model.config.camera), like.device
     if text is not None:
-        conditions = conditions.told(*(model.read_text(item.to(noise).expand(len(noise), -1, -1).to(device)) for item in text))
+        conditions = conditions.told(*(model.read_text(item.to(like).expand(len(noise), -1, -1)) for item in text))
     levels = uniform_grid(steps, checkpoint.manifest.shift).tolist()
     return to_frames(codec.decode(denoise_clip(model, noise.to(device), conditions, levels, guidance, progress))).cpu().numpy()
 
@@ -52,14 +53,16 @@ def denoise_clip(
 ) -> Tensor:
     """Solve the probability-flow ODE by Euler's method down `levels` (from 1 to 0): noise `[B, F, C, H, W]` -> clean latents.
 
-    Guidance other than 1 makes a second pass without conditions. `progress` is called with the steps made.
+    Guidance other than 1 makes a second pass without conditions. `progress` is called with the steps made. The clip keeps the noise's type
+    while the model may compute in a narrower one.
     """
-    x, told_nothing = noise, conditions.null((noise.shape[1],)) if guidance != 1.0 else conditions
+    x, narrow = noise, model.patch_embedding.weight.dtype
+    told_nothing = conditions.null((noise.shape[1],)) if guidance != 1.0 else conditions
     for now, after in zip(levels[:-1], levels[1:], strict=True):
-        sigma = x.new_full(x.shape[:2], now)
-        velocity = bidirectional(model, x, sigma, conditions)
+        sigma, seen = x.new_full(x.shape[:2], now), x.to(narrow)
+        velocity = bidirectional(model, seen, sigma, conditions).to(x)
         if guidance != 1.0:
-            velocity = guide(velocity, bidirectional(model, x, sigma, told_nothing), guidance)
+            velocity = guide(velocity, bidirectional(model, seen, sigma, told_nothing).to(x), guidance)
         x = x - (now - after) * velocity
         progress(1)
     return x
