@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from mutoscope.core.errors import ConfigError, MissingPackageError
 from mutoscope.core.streams import normal, stream
@@ -48,3 +49,33 @@ def test_what_a_kernel_needs_is_said(monkeypatch):
     monkeypatch.setattr(softmax, "find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match="flash-attn"):
         kernel_by_name("flash", "cuda")
+
+
+LENGTHS, GRAPHS = 30, 3  # as many keys as queries, any number of them, and the same with something added
+
+
+def graphs_of_a_stream(monkeypatch, limit: int, **changes: object) -> int:
+    """How many graphs torch, which may keep `limit`, compiles for a memory that fills, whose frames are weakened from the third on."""
+    torch._dynamo.reset()
+    counter, whole = CompileCounter(), [normal((1, 2, 2 * LENGTHS, 16), stream(index, "filling memory")) for index in range(2)]
+    compiled = softmax.compiled_flex(backend=counter, **changes)
+    monkeypatch.setattr(softmax, "_flex_function", lambda device_type: compiled)
+    try:
+        with torch.inference_mode(), torch._dynamo.config.patch(recompile_limit=limit):
+            for length in range(1, LENGTHS + 1):
+                keys, values = (x[:, :, : 2 * length] for x in whole)
+                queries, added = keys[:, :, :2], None if length < 3 else torch.linspace(-1, 0, 2 * length)[None]
+                assert torch.allclose(softmax.flex(queries, keys, values, added), sdpa(queries, keys, values, added), atol=1e-5)
+    finally:
+        torch._dynamo.reset()
+    return counter.frame_count
+
+
+def test_a_filling_memory_compiles_a_few_graphs_of_flex_and_no_more(monkeypatch):
+    """Had torch come to its limit, it would be an error: compiled with `fullgraph`, flex never goes on unfused."""
+    assert 1 <= graphs_of_a_stream(monkeypatch, GRAPHS) <= GRAPHS
+
+
+def test_flex_broken_twin_that_compiles_every_length_anew(monkeypatch):
+    with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
+        graphs_of_a_stream(monkeypatch, 2, dynamic=False)

@@ -3,7 +3,7 @@
 sdpa    torch's own, whichever of its implementations fits: the reference that the others are tested against
 cudnn   torch's own, by cuDNN alone (CUDA)
 flash   the package flash-attn: version 3 where it is installed, else 2 (CUDA, half precision); it cannot leave out keys
-flex    FlexAttention: compiled on CUDA; on a CPU as it is, for tests
+flex    FlexAttention: compiled on CUDA, once for keys of any length; on a CPU as it is, for tests
 """
 
 from collections.abc import Callable
@@ -94,4 +94,15 @@ def _flash_function() -> Any:
 def _flex_function(device_type: str) -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=False) if device_type == "cuda" else flex_attention
+    return compiled_flex() if device_type == "cuda" else flex_attention
+
+
+def compiled_flex(**changes: Any) -> Any:
+    """FlexAttention through torch.compile, with lengths as variables: a memory that fills has another one with every chunk.
+
+    With `dynamic=False` each would be compiled anew, and after torch's limit of eight all further ones would run unfused, with every score
+    in memory, and nobody would be told. `fullgraph` makes that limit an error.
+    """
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, **{"dynamic": True, "fullgraph": True, **changes})
