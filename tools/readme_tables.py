@@ -224,7 +224,7 @@ WAN_PARTS = {
     "projections": ("projections of self-attention", "layers x 8 x tokens x dim^2"),
     "text": (
         "text: cross-attention and its projections",
-        "layers x (4 (tokens + words) x dim^2 + 4 x tokens x words x dim), and the prompt's embedding",
+        "layers x (4 x tokens x dim^2 + 4 x tokens x words x dim); the prompt was read before",
     ),
     "ends": ("patches, noise levels, head", ""),
     "total": ("all", ""),

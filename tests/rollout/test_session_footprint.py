@@ -1,15 +1,18 @@
 """What a session is predicted to take against a real one."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from fakes import tiny_checkpoint
+from fakes import tiny_checkpoint, tiny_config, tiny_model
 from mutoscope.commands.roofline import count_flops
 from mutoscope.core.devices import GIB, device_for
 from mutoscope.memory.policy import PolicyConfig, SinkWindow, Window
+from mutoscope.models.arithmetic import flops
+from mutoscope.models.checkpoint import freeze
 from mutoscope.models.live_bytes import LiveBytes
 from mutoscope.models.tiled_codec import Tiles
 from mutoscope.models.tiny_codec import TinyCodec, taew_2_1
@@ -48,6 +51,24 @@ def test_weights_memory_and_flops_are_those_of_a_session(policy):
     assert predicted.parts["memory"] == made.memory_bytes
     counted = count_flops(made, np.zeros(made.world.actions.dim, dtype=np.float32))
     assert predicted.flops + made.chunk_frames * predicted.decoders[0].flops == pytest.approx(counted, rel=0.02)
+
+
+def test_a_prompt_is_counted_as_a_session_reads_it():
+    """Once, before: no pass makes its keys and values. The broken twin is the count of passes that do, as in training."""
+    config, words = tiny_config(text_dim=10), 40
+    checkpoint = replace(tiny_checkpoint(), model=freeze(tiny_model(config).float()))
+    made = Session(checkpoint, SessionConfig(STEPS, STEPS, Window(4)))
+    made.say(torch.ones(1, words, 10), torch.zeros(1, words, 10))
+    made.reset(0, 0)
+    action = np.zeros(made.world.actions.dim, dtype=np.float32)
+    for _ in range(5):
+        made.step(action)
+        made.commit()
+    predicted, counted = replace(playing(made), text=words), count_flops(made, action)
+    decoding = made.chunk_frames * predicted.decoders[0].flops
+    assert predicted.flops + decoding == pytest.approx(counted, rel=0.02)
+    passes = [predicted._going("velocity")] * STEPS + [predicted._going("cache")]
+    assert sum(flops(replace(going, told="embedding")).forward for going in passes) + decoding > 1.1 * counted
 
 
 def test_flops_broken_twin():

@@ -24,7 +24,7 @@ DEVICES: dict[str, DeviceLimits] = {
 
 @dataclass(frozen=True)
 class Step:
-    """What a pass sees: players, frames of the chunk, frames read (its own included), tokens of the prompt."""
+    """What a pass of a session sees: players, frames of the chunk, frames read (its own included), tokens of the prompt, read before."""
 
     rows: int
     chunk: int
@@ -33,7 +33,7 @@ class Step:
 
     def going(self, config: TransformerConfig, serves: Literal["velocity", "cache"]) -> Going:
         """The forward."""
-        return Going(config, self.rows, self.chunk, Reach(self.chunk * self.read), self.text, serves)
+        return Going(config, self.rows, self.chunk, Reach(self.chunk * self.read), self.text, serves, told="read")
 
 
 def denoising_flops(config: TransformerConfig, step: Step) -> PassFlops:

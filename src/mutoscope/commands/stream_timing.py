@@ -3,7 +3,7 @@
 import resource
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
@@ -200,11 +200,12 @@ def memory_over_time(looks: list[dict]) -> dict:
 def bounds(stream: Stream, chunk_ms: float, codec_flops: float) -> dict:
     """The arithmetic of a chunk with a full memory, what this machine can do, and the share of it that was reached without the codec."""
     settings, model, config = stream.settings, stream.model, stream.model.config
-    step = Step(settings.rows, stream.chunk, max(part.spec.slots for part in stream.store.parts), settings.text)
-    weights = sum(map(held_bytes, model.parameters()))
-    figures = arithmetic(config, step, settings.steps, weights=weights, cache=stream.store.bytes, codec=codec_flops)
+    read = [replace(part.spec, spare=0) for part in stream.store.parts]  # a chunk that is opened ahead is read by nobody yet
+    step = Step(settings.rows, stream.chunk, max(spec.slots for spec in read), settings.text)
+    weights, cache = sum(map(held_bytes, model.parameters())), sum(spec.bytes(PRECISIONS[settings.precision]) for spec in read)
+    figures = arithmetic(config, step, settings.steps, weights=weights, cache=cache, codec=codec_flops)
     limits = measured_limits(config, settings.rows * stream.chunk, torch.device(settings.device), PRECISIONS[settings.precision])
-    least = chunk_bound(config, step, settings.steps, weights + stream.store.bytes, limits)
+    least = chunk_bound(config, step, settings.steps, weights + cache, limits)
     flops = settings.steps * denoising_flops(config, step).total + commit_flops(config, step).total
     return {
         "arithmetic": figures,

@@ -24,7 +24,7 @@ from mutoscope.models.conditions import Conditions
 from mutoscope.models.decoders import computing_in
 from mutoscope.models.quantised import WeightName, quantise_weights
 from mutoscope.models.tiny_codec import TinyCodec, taew_2_1
-from mutoscope.models.transformer import VideoTransformer
+from mutoscope.models.transformer import VideoTransformer, told_once
 from mutoscope.models.wan_codec import wan_codec
 from mutoscope.models.wan_config import WanCodecConfig
 from mutoscope.noise.schedule import few_step_levels
@@ -187,13 +187,13 @@ class Stream:
         return self.rows * self.chunk * self.model.config.temporal_stride
 
     def _conditions(self) -> Conditions:
-        """The same for every chunk: random actions, a random prompt, cameras at the beginning."""
+        """The same for every chunk: random actions, a random prompt, read once as a session reads it, cameras at the beginning."""
         config, seed, device = self.model.config, self.settings.run.seed, self.settings.device
         actions = normal((self.rows, self.chunk, config.temporal_stride, config.action_dim), stream(seed, "bench actions"))
         text = normal((self.rows, self.settings.text if config.text_dim else 0, config.text_dim), stream(seed, "bench prompt"))
         known, travel = torch.ones(self.rows, self.chunk, dtype=torch.bool), torch.zeros(self.rows, self.chunk, config.action_dim).double()
         conditions = with_cameras(Conditions(actions, known, travel, text, text), config.camera)
-        return conditions.to(device, PRECISIONS[self.settings.precision])
+        return told_once(self.model, conditions.to(device, PRECISIONS[self.settings.precision]))
 
     def _noise(self, frame: int, draw: int) -> Tensor:
         latent = self.model.config.latent

@@ -91,6 +91,7 @@ class Going:
 
     What comes after it: "velocity" the whole; of "memory" (a clean half) nothing but the keys and values that it leaves; and "cache" stops
     after the last layer's attention (a commit). `passes`: how often it is made; FLOPs are those of all of them, bytes those of one.
+    The prompt comes as its "embedding", as in training, or was "read" before (VideoTransformer.read_text): its keys and values are there.
     """
 
     config: TransformerConfig
@@ -100,6 +101,7 @@ class Going:
     text: int = 0
     serves: Literal["velocity", "memory", "cache"] = "velocity"
     passes: float = 1.0
+    told: Literal["embedding", "read"] = "embedding"
 
     @property
     def embedded(self) -> int:
@@ -183,7 +185,7 @@ class PassFlops:
 
     projections  queries, keys, values and output of self-attention; with a camera its output too, and tokens turned by it
     attention    scores and sums over the frames that are read; with a camera twice
-    text         cross-attention with its projections, and the embedding of the prompt
+    text         cross-attention with its projections; of a prompt that was not read before also its embedding, keys and values
     feed_forward both products
     ends         patches in and out, time and action embeddings
     """
@@ -237,8 +239,8 @@ def _square(going: Going) -> int:
 
 
 def _telling(going: Going) -> int:
-    """The same of the prompt's tokens."""
-    return 2 * going.prompt * going.config.dim**2
+    """The same of the prompt's tokens, unless it was read before."""
+    return 2 * going.prompt * going.config.dim**2 * (going.told == "embedding")
 
 
 def _attending(going: Going) -> int:
@@ -277,8 +279,8 @@ def _entering(going: Going) -> tuple[int, int]:
 
 
 def _reading(going: Going) -> tuple[int, int]:
-    """The same two of the prompt's embedding."""
-    return 2 * going.prompt * going.config.text_dim * going.config.dim, _telling(going)
+    """The same two of the prompt's embedding, of which nothing is left to do for one that was read before."""
+    return 2 * going.prompt * going.config.text_dim * going.config.dim * (going.told == "embedding"), _telling(going)
 
 
 @dataclass(frozen=True)

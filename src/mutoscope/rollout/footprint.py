@@ -1,6 +1,7 @@
 """What a streaming session holds and computes, codec included, from its config alone."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -124,9 +125,9 @@ class Playing:
         told = f"weights of {8 * self.weight_bytes} bit, memory of {8 * self.cache_bytes}, {self.decoders[0].name}"
         return f"{told}; mutoscope play {self.asked}".removesuffix("; mutoscope play ")
 
-    def _going(self, serves: str) -> Going:
+    def _going(self, serves: Literal["velocity", "cache"]) -> Going:
         slots = self.config.cache(self.policy, self.chunk, self.rows).slots
-        return Going(self.config, self.rows, self.chunk, Reach(self.chunk * slots), self.text, "cache" if serves == "cache" else "velocity")
+        return Going(self.config, self.rows, self.chunk, Reach(self.chunk * slots), self.text, serves, told="read")
 
     @property
     def flops(self) -> float:
