@@ -111,10 +111,12 @@ def test_bench_of_a_recipe_reports_everything(tmp_path, capsys):
     figures = json.loads(output.read_text())
     assert figures["provenance"]["processor"] and [row["settings"]["steps"] for row in figures["rows"]] == [1, 2]
     for row in figures["rows"]:
-        assert row["first_frame"]["cold_ms"] > 0 and row["first_frame"]["warm_ms"] > 0 and row["share_of_roofline"] > 0
+        assert row["first_frame"]["first_ms"] > 0 and row["first_frame"]["warm_ms"] > 0 and row["share_of_roofline"] > 0
+        assert row["filling"]["full_at_chunk"] == 2 and len(row["filling"]["chunks_ms"]) == 4 and row["share_of_data_sheet"] is None
         assert row["passes"]["denoising_ms"]["count"] == 10 * row["settings"]["steps"] and row["passes"]["commit_ms"]["count"] == 10
         assert row["free"]["with_codec"] is None and "left out" in row["codec"] and row["memory"]["looks"][-1]["memory"] > 0
         assert row["arithmetic"]["reads_frames"] == 3 and row["free"]["without_codec"]["pixel_frames_per_second"] > 0
+    assert [row["first_frame"]["cold_ms"] is None for row in figures["rows"]] == [False, True], "a process is cold once"
     assert "pixel frames/s" in capsys.readouterr().out
 
 
@@ -174,7 +176,8 @@ def test_a_stream_reads_its_prompt_once_as_a_session_does():
 
 def test_a_stream_with_fused_commits_fills_its_memory_too():
     stream = small_stream("scroll-smoke", speed=Speed(commits="fused"))
-    fill(stream)
+    times = fill(stream, torch.device("cpu"))
+    assert times["full_at_chunk"] == 4 and len(times["chunks_ms"]) == 6
     timed = pass_by_pass(stream, torch.device("cpu"), 3)
     assert stream.filled and stream.chunks == 9 and sorted(timed) == ["codec_ms", "denoising_ms", "fused_ms"]
     assert timed["fused_ms"]["count"] == timed["denoising_ms"]["count"] == 3

@@ -100,7 +100,7 @@ def bench_recipe(options: Options) -> dict:
 
     rows: list[dict] = []
     for steps in options.steps or RECIPE_STEPS:
-        figures = stream_timing.measure_stream(stream_settings(options, steps), options.frames)
+        figures = stream_timing.measure_stream(stream_settings(options, steps), options.frames, stream_timing.Asked(fresh=not rows))
         if not rows:
             print(arithmetic.described(figures["arithmetic"], steps))
         print(f"--- {steps} steps\n{stream_timing.described(figures)}")

@@ -12,7 +12,7 @@ from mutoscope.commands.arithmetic import DeviceLimits
 from mutoscope.models.transformer import TransformerConfig
 from mutoscope.rollout.session import Session
 
-MEASURE_SECONDS = 0.3
+ROUNDS, ROUND_SECONDS = 3, 0.05
 COPY_BYTES = 1 << 27
 # The attention kernel that torch's counter does not know.
 CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -66,27 +66,42 @@ def measure_peak(config: TransformerConfig, frames: int, device: torch.device, d
     drawn = torch.Generator(device).manual_seed(0)  # random numbers: a GPU multiplies equal ones faster
     left = torch.randn(tokens, config.dim, device=device, dtype=dtype, generator=drawn)
     right = torch.randn(config.dim, config.ffn_dim, device=device, dtype=dtype, generator=drawn)
-    return 2.0 * tokens * config.dim * config.ffn_dim / _least_seconds(lambda: left @ right, device)
+    made = torch.empty(tokens, config.ffn_dim, device=device, dtype=dtype)
+    return 2.0 * tokens * config.dim * config.ffn_dim / least_seconds(lambda: torch.mm(left, right, out=made), device)
 
 
 def measure_bandwidth(device: torch.device) -> float:
     """Bytes per second, read and written together, of copying a tensor larger than any cache."""
     source = torch.ones(COPY_BYTES // 4, device=device)
     target = torch.empty_like(source)
-    return 2.0 * COPY_BYTES / _least_seconds(lambda: target.copy_(source), device)
+    return 2.0 * COPY_BYTES / least_seconds(lambda: target.copy_(source), device)
 
 
 def _weights(module: nn.Module) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
 
 
-def _least_seconds(work: Callable[[], object], device: torch.device) -> float:
-    work()
-    least, end = float("inf"), time.perf_counter() + MEASURE_SECONDS
-    while time.perf_counter() < end:
-        begin = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        least = min(least, time.perf_counter() - begin)
-    return least
+def least_seconds(work: Callable[[], object], device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Of one call, in the fastest of a few rounds. A round queues many calls and waits once, as a stream does.
+
+    Were every call of some tens of microseconds waited for, launching and waiting would count as its own, and the machine seem slower.
+    """
+
+    def seconds(calls: int) -> float:
+        _wait(device)
+        began = clock()
+        for _ in range(calls):
+            work()
+        _wait(device)
+        return clock() - began
+
+    seconds(1)
+    calls = 1
+    while seconds(calls) < ROUND_SECONDS:
+        calls *= 2
+    return min(seconds(calls) for _ in range(ROUNDS)) / calls
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
