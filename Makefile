@@ -21,7 +21,7 @@ PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q $(TEST_ARGS)
 CHECKED = $(wildcard src tests tools benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup play test test-long test-gpu check format types bench train-doom train-scroll clean browser force
+.PHONY: help setup play test test-long test-gpu test-gpu-bare check format types bench train-doom train-scroll clean browser force
 
 help:
 	@echo "make play          play the bundled world in the browser           (PLAY_ARGS='--port 8080 --no-open')"
@@ -32,6 +32,7 @@ help:
 	@echo "make train-scroll  the whole chain on a procedural world, in minutes on two cores"
 	@echo "make train-doom    the whole chain on ViZDoom"
 	@echo "make test-long     the tests that take minutes;  make test-gpu  those that need a CUDA device"
+	@echo "make test-gpu-bare the same with whatever python3 has: torch, NumPy, safetensors and pytest, nothing installed"
 	@echo "make format        rewrite the sources in the house's format;  make clean  remove $(VENV) and caches"
 
 # Environment. Each stamp is newer than what was installed; a warm call does nothing.
@@ -90,6 +91,10 @@ test-long: setup browser
 
 test-gpu: setup
 	$(PYTEST) -m gpu
+
+# On a machine where nothing can be installed: torch, NumPy, safetensors and pytest are enough, and no plugin of pytest's is needed.
+test-gpu-bare:
+	PYTHONPATH=src:tests:tests/train $(PYTHON) -m pytest --noconftest -c /dev/null --rootdir=. -p no:cacheprovider -q tests/gpu $(TEST_ARGS)
 
 check: setup
 	$(VENV)/bin/ruff format --check $(CHECKED)

@@ -1,6 +1,7 @@
 """benchmarks/gpu.py as it will run on a borrowed machine: with torch, NumPy and safetensors alone, in time, whatever fails."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -125,3 +126,16 @@ def test_wheels_that_were_brought_can_be_imported(gpu, tmp_path, monkeypatch):
     assert brought_to_the_machine.WORD == "here"
     with pytest.raises(gpu.ConfigError, match="no wheel"):
         gpu.use_packages(tmp_path / "nothing")
+
+
+def test_the_tests_of_a_gpu_are_found_where_nothing_else_is_installed():
+    """As `make test-gpu-bare` starts them: neither the repository's configuration of pytest nor a plugin, a conftest or another package."""
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({(*ABSENT, 'pytest_timeout', 'xdist')!r})); import pytest; "
+    bare = ["--noconftest", "-c", "/dev/null", "--rootdir=.", "-p", "no:cacheprovider", "-q", "tests/gpu", "--collect-only"]
+    environment = {**os.environ, "PYTHONPATH": "src:tests:tests/train", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    command = [sys.executable, "-c", blocked + f"sys.exit(pytest.main({bare!r}))"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "test_the_frame_loop_never_waits" in done.stdout and "test_the_peak_of_an_update_is_predicted" in done.stdout
+    (wanted,) = (line for line in (ROOT / "Makefile").read_text().splitlines() if "tests/gpu $(TEST_ARGS)" in line)
+    assert " ".join(bare[:-3]) in wanted and f"PYTHONPATH={environment['PYTHONPATH']}" in wanted

@@ -5,14 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch._dynamo.utils
 from torch import Tensor
 
-from fakes import ACTIONS, tiny_checkpoint, tiny_conditions, tiny_latents, tiny_model
+from fakes import ACTIONS, tiny_checkpoint, tiny_conditions, tiny_config, tiny_latents, tiny_model
 from mutoscope.core.errors import MissingPackageError
 from mutoscope.core.streams import normal, stream
 from mutoscope.core.transfer import upload
+from mutoscope.memory.anchored import Anchored
 from mutoscope.memory.elements import ElementName
 from mutoscope.memory.policy import PolicyConfig, RecencyBias, SinkWindow, Window
+from mutoscope.models.checkpoint import freeze
 from mutoscope.models.quantised import quantise_weights
 from mutoscope.models.softmax import kernel_by_name, sdpa
 from mutoscope.rollout.executor import drive
@@ -43,6 +46,10 @@ def test_kernels_are_equal(name, bias):
         made = kernel_by_name(name, CUDA)(*(x.cuda().bfloat16() for x in (queries, keys, values)), half)
     except MissingPackageError as error:
         pytest.skip(str(error))
+    except RuntimeError as error:
+        if name != "cudnn" or added is None:
+            raise
+        pytest.xfail(f"this cuDNN takes nothing that is added to the scores: {error}")
     wanted = sdpa(*(x.double() for x in (queries, keys, values)), added if added is None or added.dtype == torch.bool else added.double())
     assert relative(made, wanted) < 2e-2
 
@@ -61,7 +68,7 @@ def frames(policy: PolicyConfig, speed: Speed, chunks: int = 10) -> Tensor:
 
 
 @pytest.mark.parametrize("policy", [Window(4), SinkWindow(2, 4), RecencyBias(5, strength=2.0)], ids=str)
-@pytest.mark.parametrize("runner", ["static", "graph", "compile", "compile-graph"])
+@pytest.mark.parametrize("runner", ["static", "graph"])
 def test_runners_make_the_same_frames(runner, policy):
     assert relative(frames(policy, Speed(runner=runner)), frames(policy, Speed())) < 1e-4
 
@@ -77,24 +84,36 @@ def test_weights_of_eight_bits_are_near(name):
     config = replace(tiny_model().config, dim=256, ffn_dim=512)
     made = []
     for weights in ("plain", name):
-        model = quantise_weights(tiny_model(config).to(CUDA, torch.bfloat16).eval().requires_grad_(False), weights, CUDA)
+        model = tiny_model(config).to(CUDA, torch.bfloat16).eval().requires_grad_(False)
+        try:
+            model = quantise_weights(model, weights, CUDA)
+        except MissingPackageError as error:
+            pytest.skip(str(error))
         x = normal((64, 256), stream(0, "gpu weights")).to(CUDA, torch.bfloat16)
         made.append(model.blocks[0].ffn(x))
     assert relative(made[1], made[0]) < 0.1
 
 
-@pytest.mark.parametrize("policy", [Window(4), SinkWindow(2, 4), RecencyBias(5, strength=2.0)], ids=str)
+def waiting_session(speed: Speed, policy: PolicyConfig) -> Session:
+    """A session that has played for so long that what is worked out once has been; with a prompt, which was read."""
+    checkpoint = tiny_checkpoint()
+    model = freeze(tiny_model(tiny_config(text_dim=7)).float())
+    session = Session(replace(checkpoint, model=model.cuda(), codec=checkpoint.codec.cuda()), SessionConfig(2, 4, policy, speed=speed))
+    session.say(normal((1, 5, 7), stream(0, "gpu prompt")), torch.zeros(1, 5, 7))
+    session.reset(0, 5)
+    for _ in range(12):
+        session.step(np.ones(ACTIONS.dim, np.float32))
+        session.commit()
+    return session
+
+
+@pytest.mark.parametrize("policy", [Window(4), SinkWindow(2, 4), RecencyBias(5, strength=2.0), Anchored(1, 1, 4)], ids=str)
 @pytest.mark.parametrize("runner", ["plain", "graph"])
 def test_the_frame_loop_never_waits(runner, policy):
     """CUDA itself is asked: whatever synchronises between two pictures is an error."""
-    checkpoint = tiny_checkpoint()
-    moved = replace(checkpoint, model=checkpoint.model.cuda(), codec=checkpoint.codec.cuda())
-    session = Session(moved, SessionConfig(2, 4, policy, speed=Speed(runner=runner)))
-    session.reset(0, 5)
-    action = np.ones(ACTIONS.dim, np.float32)
-    for _ in range(12):
-        session.step(action)
-        session.commit()
+    if runner == "graph" and isinstance(policy, Anchored):
+        pytest.skip("a memory that renumbers frames does not run with static shapes")
+    session = waiting_session(Speed(runner=runner), policy)
     for _ in range(3):
         torch.cuda.set_sync_debug_mode("error")
         try:
@@ -108,3 +127,36 @@ def test_the_frame_loop_never_waits(runner, policy):
             session.commit()
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+def test_waiting_broken_twin():
+    """The same check sees a number that the host asks for."""
+    found = torch.ones(1, device=CUDA)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with pytest.raises(RuntimeError, match="synchroniz"):
+            found.item()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_flex_is_compiled_once_for_a_memory_that_fills():
+    """Through the compiler itself, whose graphs are counted; the test on a CPU (tests/models/test_kernels.py) has none behind it."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    flex, tokens, frames = kernel_by_name("flex", CUDA), 60, 20
+    keys, values = (normal((1, 4, frames * tokens, 64), stream(index, "gpu flex")).cuda().bfloat16() for index in range(2))
+    with torch.inference_mode():
+        for length in range(tokens, frames * tokens + 1, tokens):
+            own, seen, told = keys[:, :, :tokens], keys[:, :, :length], values[:, :, :length]
+            weaker = torch.linspace(-1, 0, length, device=CUDA, dtype=torch.bfloat16)[None]
+            for added in (None, weaker) if length > 2 * tokens else (None,):
+                assert relative(flex(own, seen, told, added), sdpa(own, seen, told, added)) < 2e-2
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 6
+
+
+@pytest.mark.parametrize("policy", [SinkWindow(2, 4), RecencyBias(5, strength=2.0)], ids=str)
+@pytest.mark.parametrize("runner", ["compile", "compile-graph"])
+def test_compiled_runners_make_the_same_frames(runner, policy):
+    """The last of this file: each compiles for up to a minute."""
+    assert relative(frames(policy, Speed(runner=runner)), frames(policy, Speed())) < 1e-4
