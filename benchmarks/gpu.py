@@ -8,9 +8,9 @@
 
 It needs torch, NumPy and safetensors; Wan's codec needs diffusers, and without it a tiny decoder is measured in its place, which every row
 says (`decoder`, `with_codec_answers_the_target`). The ways differ from the first one, `plain`, by what their names say, and `plain again`
-shows how much the machine itself drifted; those that compile come last. The file is written anew after every figure, so that nothing is
-lost when time runs out: chunks end at --seconds, and what cannot look at the clock, a compilation, is broken off GRACE seconds later. A way
-that cannot run here says why, and the next one begins.
+shows how much the machine itself drifted; those that compile come last. The file is written anew after every way, and within one that takes
+long every SELDOM seconds, so that nothing is lost when time runs out: chunks end at --seconds, and what cannot look at the clock, such as a
+compilation, is broken off GRACE seconds later. A way that cannot run here says why, and the next one begins.
 """
 
 import argparse
@@ -63,7 +63,7 @@ WAYS: dict[str, Changes] = {
     "cudnn, compile-graph": {"speed": Speed("cudnn", "compile-graph")},
     "weights fp8-dynamic, compile-graph": {"weights": "fp8-dynamic", "speed": Speed("cudnn", "compile-graph")},
 }
-GRACE, COMPILATION = 15.0, 60.0  # seconds
+GRACE, COMPILATION, SELDOM = 15.0, 60.0, 10.0  # seconds; writing more often would be seen in what is timed
 TINY = "a tiny decoder stands in for Wan's VAE: figures with codec do not answer the target, which is of Wan's own"
 
 
@@ -111,11 +111,15 @@ def settings_of(options: argparse.Namespace) -> StreamSettings:
 
 def measured(settings: StreamSettings, chunks: int, asked: Asked, seconds: float) -> dict:
     """One way's figures; of one that fails or is broken off after `seconds`, those that there were and why. The device is given back."""
-    began, figures = time.perf_counter(), {}
+    began = told = time.perf_counter()
+    figures: dict[str, Any] = {}
 
     def heard(found: dict) -> None:
+        nonlocal told
         figures.update(found)
-        asked.heard({**figures, "unfinished": "at work", "seconds": time.perf_counter() - began})
+        if time.perf_counter() - told > SELDOM:
+            told = time.perf_counter()
+            asked.heard({**figures, "unfinished": "at work", "seconds": told - began})
 
     try:
         with broken_off(seconds):

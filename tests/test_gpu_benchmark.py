@@ -69,6 +69,24 @@ def test_whatever_fails_is_recorded_and_ends_nothing(gpu, monkeypatch, error):
     assert gpu.summary({"plain": found})["plain"] == {"denoising_ms": 1.0, "failed": found["failed"].splitlines()[0]}
 
 
+def test_a_way_that_takes_long_is_written_as_it_goes(gpu, monkeypatch):
+    """And one that is short is not: writing takes time from what is timed."""
+    written = []
+
+    def takes(settings, chunks, asked):
+        for chunk in range(5):
+            asked.heard({"free": {"with_codec": {"chunks": chunk, "pixel_frames_per_second": 1.0, "chunk_ms": 1.0}}})
+
+    monkeypatch.setattr(gpu.stream_timing, "measure_stream", takes)
+    monkeypatch.setattr(gpu.stream_timing, "described", lambda figures: "")
+    for seldom in (60.0, 0.0):
+        monkeypatch.setattr(gpu, "SELDOM", seldom)
+        gpu.measured(None, 10, gpu.Asked(heard=written.append), 100.0)
+        assert len(written) == (0 if seldom else 5)
+    row = gpu.summary({"plain": {**written[-1], "codec": "Wan 2.1's VAE, random weights"}})["plain"]
+    assert row["unfinished"] == "at work" and row["with_codec_answers_the_target"]
+
+
 def test_what_does_not_end_is_broken_off_and_what_it_found_is_kept(gpu, monkeypatch):
     """Whoever set an alarm before, as pytest-timeout does, still has it afterwards."""
 
