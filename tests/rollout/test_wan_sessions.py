@@ -56,7 +56,7 @@ def played(policy: PolicyConfig, beginning: str, speed: Speed) -> tuple[np.ndarr
     session = Session(checkpoint, SessionConfig(1, 1, policy, speed=speed))
     say(session, 0)
     if beginning == "nothing":
-        session.reset(0, 7)
+        session.reset(None, 7)
         assert session.pending is not None
         latents = [session.pending]
     else:
