@@ -22,7 +22,7 @@ from mutoscope.models.arithmetic import (
 )
 from mutoscope.models.transformer import TransformerConfig
 from mutoscope.train.config import LearningStage, OdeStage, RunConfig
-from mutoscope.train.passes import Cut, Turn, cast_of, turns_of
+from mutoscope.train.passes import Cast, Cut, Turn, cast_of, turns_of
 
 WEIGHT = GRADIENT = AVERAGE = 4  # float32 masters (in bfloat16 these updates vanish)
 ADAM = 8  # two moments
@@ -109,7 +109,7 @@ def stage_footprint(run: RunConfig, stage: LearningStage, config: TransformerCon
         for turn in turns:
             for name, amount in _moments(turn, config, settings).items():
                 moments[name] = max(moments.get(name, 0), amount)
-    moments["the optimiser's step"] = WEIGHT * _learning(config, settings) // settings.processes
+    moments["the optimiser's step"] = _step_bytes(config, settings)
     micros = stage.update.batch_size / (settings.micro_clips * settings.processes)
     operations = sum(turn.often * _turn_flops(turn, settings) for turns in chains for turn in turns) / len(chains)
     passes = sum(turn.often * _weight_passes(turn) for turns in chains for turn in turns) / len(chains)
@@ -124,12 +124,18 @@ def _learning(config: TransformerConfig, settings: Settings) -> int:
     return settings.adapters * counted.matrix_sides if settings.adapters else counted.total
 
 
+def _step_bytes(config: TransformerConfig, settings: Settings) -> int:
+    """What a learner's step takes: as much as its weights, and its states where they come from the host for it."""
+    fetched = ADAM if "optimisers" in settings.offload and settings.processes == 1 else 0  # those of sharded ones step on the host
+    return (WEIGHT + fetched) * _learning(config, settings) // settings.processes
+
+
 def _resident(
     run: RunConfig, stage: LearningStage, config: TransformerConfig, settings: Settings
 ) -> tuple[tuple[tuple[str, int], ...], int]:
     """Bytes by name on the device, and those that lie on the host instead."""
     cast, learning = cast_of(stage), _learning(config, settings)
-    frozen = (cast.bases if settings.adapters else cast.frozen) * parameters(config).total * settings.frozen_bytes
+    frozen = _frozen_models(cast, settings) * parameters(config).total * settings.frozen_bytes
     learned = {"weights that learn": WEIGHT, "gradients": GRADIENT, "averages": AVERAGE, "optimisers": ADAM}
     amounts = {name: cast.learners * learning * size // settings.processes for name, size in learned.items()}
     amounts["frozen models"] = frozen // settings.processes
@@ -146,32 +152,83 @@ def _resident(
     return tuple((name, amount) for name, amount in amounts.items() if amount), host
 
 
+def _frozen_models(cast: Cast, settings: Settings) -> int:
+    """Sets of weights that do not learn. Under adapters models read the same ones, but where they are sharded each has parts of its own."""
+    if not settings.adapters:
+        return cast.frozen
+    return cast.bases if settings.processes == 1 else 2 * cast.learners + cast.frozen
+
+
 def _moments(turn: Turn, config: TransformerConfig, settings: Settings) -> dict[str, int]:
     """What a turn holds beside what is resident, moment by moment."""
-    numerics = settings.numerics
-    cast_weights = 0 if settings.adapters or settings.processes > 1 else numerics.weight_casts * parameters(config).total
+    numerics, again = settings.numerics, settings.blocks == "computed again"
+    forward_casts, backward_casts = cast_bytes(config, settings, len(turn.taught))
     context = context_bytes(turn.context, numerics) if turn.context else 0
-    free = max((forward_bytes(going, numerics) for going in turn.free), default=0)
-    waiting = taught_bytes(turn.taught, settings, context) + cast_weights
+    waiting = taught_bytes(turn.taught, settings)
     backward = max(backward_bytes(going, numerics) for going in turn.taught)
-    moments = {f"forward of the {turn.learner}": waiting + context, f"backward of the {turn.learner}": waiting + backward}
+    passing = 0
+    if again:  # a block computes and lets go; the clean half's keys are asked for once more, when it is computed again
+        passing = max(forward_bytes(going, numerics) for going in turn.taught)
+        backward += context + again_bytes(turn.taught, numerics) + fed_back_bytes(turn, numerics)
+    moments = {
+        f"forward of the {turn.learner}": waiting + context + passing + forward_casts,
+        f"backward of the {turn.learner}": waiting + backward + backward_casts,
+    }
     if turn.free:
-        moments[f"passes without gradient for the {turn.learner}"] = free + context + cast_weights
+        free = max(forward_bytes(going, numerics) for going in turn.free)
+        moments[f"passes without gradient for the {turn.learner}"] = free + context + forward_casts
     if turn.streamed:
         rolling = max(forward_bytes(going, numerics) for going in turn.streamed)
-        moments[f"rollout for the {turn.learner}"] = turn.cached * settings.cache_bytes + rolling + cast_weights
+        moments[f"rollout for the {turn.learner}"] = turn.cached * settings.cache_bytes + rolling + forward_casts
     return moments
 
 
-def taught_bytes(taught: tuple[Going, ...], settings: Settings, context: int) -> int:
-    """What waits for the backward pass: everything; or each block's input, what the noisy half reads, and one block computed again."""
-    if settings.blocks == "kept":
-        return sum(kept(going, settings.numerics).total for going in taught)
+def cast_bytes(config: TransformerConfig, settings: Settings, passes: int) -> tuple[int, int]:
+    """Copies of weights in the type of a pass, in the forward and in the backward pass of a turn.
+
+    Autocast keeps one of every weight that learns until the forward is over. Of frozen ones (under adapters) it makes a new one in every
+    pass. The backward pass asks for them again, but for blocks that are computed again, one at a time. Sharded blocks are gathered in it.
+    """
+    narrow, counted = settings.numerics.weight_casts, parameters(config)
+    if settings.processes > 1 or not narrow:
+        return 0, 0
+    blocks = config.num_layers * counted.block
+    if settings.adapters:
+        most = passes * blocks if settings.blocks == "kept" else counted.block
+        return narrow * most, narrow * most
+    return narrow * counted.total, narrow * (counted.total if settings.blocks == "kept" else counted.total - blocks + counted.block)
+
+
+def taught_bytes(taught: tuple[Going, ...], settings: Settings) -> int:
+    """What waits for the backward pass: everything; or of each block its input. With adapters it is somewhat less than this says."""
     numerics = settings.numerics
-    inputs = sum(going.config.num_layers * going.tokens * going.config.dim * numerics.wide for going in taught)
-    around = sum(kept(going, numerics).around for going in taught)
-    again = max(layer_bytes(going, numerics) + copy_bytes(going, numerics) for going in taught)
-    return inputs + around + again + (context if len(taught) > 1 else 0)
+    if settings.blocks == "kept":
+        return sum(kept(going, numerics).total for going in taught)
+    return sum(_inputs(going, numerics) + kept(going, numerics).around for going in taught)
+
+
+def _inputs(going: Going, numerics: Numerics) -> int:
+    """The inputs of all blocks."""
+    return going.config.num_layers * going.tokens * going.config.dim * numerics.wide
+
+
+def fed_back_bytes(turn: Turn, numerics: Numerics) -> int:
+    """What teacher forcing holds when its noisy half has been gone back through, beyond what it held at the start of that.
+
+    Gradients of the clean half's keys and values lie there for every layer, and wait for the clean half's turn; where keys were gathered
+    they are views of gradients of both halves. The noisy half's inputs are gone.
+    """
+    if len(turn.taught) < 2:
+        return 0
+    clean, noisy = turn.taught
+    tokens = clean.tokens + (noisy.tokens if noisy.reach.gathered else 0)
+    channels = tokens * (numerics.wide + numerics.narrow) + turn.moving * clean.tokens * numerics.wide
+    return max(0, clean.config.attentions * clean.config.dim * channels - _inputs(noisy, numerics))
+
+
+def again_bytes(taught: tuple[Going, ...], numerics: Numerics) -> int:
+    """The one block that the backward pass computes again."""
+    return max(layer_bytes(going, numerics) + copy_bytes(going, numerics) for going in taught)
 
 
 def _turn_flops(turn: Turn, settings: Settings) -> float:

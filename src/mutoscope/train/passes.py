@@ -9,7 +9,7 @@ from typing import Literal
 
 from mutoscope.core.errors import ConfigError
 from mutoscope.memory.ledger import ChunkSources, chunk_lengths, layout
-from mutoscope.memory.policy import PolicyConfig, integer_base
+from mutoscope.memory.policy import PolicyConfig, integer_base, moving_slots
 from mutoscope.models.arithmetic import Going, Reach, gathered, masked, reads_of, whole_clip
 from mutoscope.models.transformer import TransformerConfig
 from mutoscope.train.config import (
@@ -69,6 +69,7 @@ class Turn:
     streamed  passes of rollouts, chunk by chunk
     context   the clean half whose keys and values are held meanwhile
     cached    numbers that a rollout's memory holds
+    moving    whether chunks read frames at other positions than their own, from keys without their positions
     """
 
     learner: str
@@ -78,6 +79,7 @@ class Turn:
     streamed: tuple[Going, ...] = ()
     context: Going | None = None
     cached: int = 0
+    moving: bool = False
 
 
 @lru_cache(maxsize=64)
@@ -102,7 +104,8 @@ def _teacher_forced(stage: LearningStage, clip: "_Clip", lengths: tuple[int, ...
     if isinstance(stage, OdeStage):
         solved = max(1, stage.trajectories // stage.update.batch_size) / stage.update.updates
         free = (replace(clean, passes=solved), replace(noisy, passes=2 * solved * stage.solver_steps))
-    return Turn("model", 1, (clean, noisy), free, context=clean)
+    moving = moving_slots(integer_base(clip.memory), clip.memory.capacity(clip.run.chunk_frames)) > 0
+    return Turn("model", 1, (clean, noisy), free, context=clean, moving=moving)
 
 
 def _matching(stage: MatchingStage, clip: "_Clip", lengths: tuple[int, ...], context: int) -> tuple[Turn, ...]:
@@ -137,8 +140,9 @@ class _Clip:
         return self.going(self.run.clip_frames, whole_clip(self.run.clip_frames))
 
     def cuts(self, most: int) -> Iterator[tuple[tuple[int, ...], int]]:
-        """Chunk lengths for every number of leading real frames that there may be, and that number; none where whole chunks alone fit."""
-        for context in context_choices(self.run.clip_frames, self.run.chunk_frames, most) or (0,):
+        """Chunk lengths for every number of leading real frames that there may be, and that number: 0 where worlds begin from nothing."""
+        real = self.run.beginning == "real frames"
+        for context in (context_choices(self.run.clip_frames, self.run.chunk_frames, most) if real else ()) or (0,):
             yield chunk_lengths(self.frames, self.run.chunk_frames, context), context
 
     @property
