@@ -1,10 +1,11 @@
 """How fast this machine is at a model's own products, and what share of that a whole pass of it reaches."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from mutoscope.commands.roofline import measure_bandwidth
 from mutoscope.core.devices import Device
@@ -15,8 +16,8 @@ from mutoscope.models.conditions import action_conditions
 from mutoscope.models.denoise import bidirectional
 from mutoscope.models.transformer import TransformerConfig, VideoTransformer
 
-TOKENS = 64  # of a frame of the small pass
 FRAMES = 2
+LONG = 0.2  # seconds: a pass that is longer by the speed of a product has enough tokens
 LINK = 12e9
 REPEATS = 3
 
@@ -30,13 +31,41 @@ class Here:
 
 
 def measured_device(config: TransformerConfig) -> Here:
-    """Of one layer of `config` on a small picture, without a prompt, forward and backward, on CUDA where there is one."""
+    """Of one layer of `config`, without a prompt, forward and backward, on CUDA where there is one.
+
+    Two frames of the model's own tokens, so that on a fast device products are timed and not their launches; on a slower one as many of
+    them as it goes through in a second or so.
+    """
     place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    side = config.patch * int(TOKENS**0.5)
-    small = replace(config, latent=LatentShape(config.latent.channels, side, side), num_layers=1, text_dim=0, recall=None, camera=None)
-    model = VideoTransformer(small).initialise(stream(0, "measured")).to(place)
-    latents = normal((1, FRAMES, small.latent.channels, side, side), stream(0, "measured latents")).to(place)
-    told = action_conditions(torch.zeros(1, FRAMES, small.temporal_stride, small.action_dim), torch.ones(1, FRAMES, dtype=torch.bool))
+    for small in layers(config):
+        counted, product = flops(Going(small, 1, FRAMES, whole_clip(FRAMES))), measured_peak(small, place)
+        if (counted.forward + counted.backward) / product > LONG:
+            break
+    reached = (counted.forward + counted.backward) / least_seconds(layer_pass(small, place), place)
+    peak = max(product, reached)
+    return Here(Device("this machine", 0, peak, peak, measure_bandwidth(place), LINK, LINK), reached / peak)
+
+
+def layers(config: TransformerConfig) -> Iterator[TransformerConfig]:
+    """A layer of a model on pictures of ever more of its tokens: of a row twice as many every time, then of rows, up to all of them."""
+    height, width = config.latent.height // config.patch, config.latent.width // config.patch
+    columns = [min(width, 1 << power) for power in range(2, (width - 1).bit_length() + 1)] or [width]
+    rows = [min(height, 1 << power) for power in range(1, (height - 1).bit_length() + 1)]
+    for high, wide in (*((1, count) for count in columns), *((count, width) for count in rows)):
+        latent = LatentShape(config.latent.channels, config.patch * high, config.patch * wide)
+        yield replace(config, latent=latent, num_layers=1, text_dim=0, recall=None, camera=None)
+
+
+def layer_pass(config: TransformerConfig, place: torch.device) -> Callable[[], None]:
+    """A forward and backward, of weights that are all alike: drawing those of a large model takes longer than its passes."""
+    with torch.device("meta"):
+        model = VideoTransformer(config)
+    model.to_empty(device=place)
+    for weight in model.parameters():
+        nn.init.constant_(weight, 0.01)
+    shape = (1, FRAMES, config.latent.channels, config.latent.height, config.latent.width)
+    latents = normal(shape, stream(0, "measured latents")).to(place)
+    told = action_conditions(torch.zeros(1, FRAMES, config.temporal_stride, config.action_dim), torch.ones(1, FRAMES, dtype=torch.bool))
     conditions, sigma = told.to(place, torch.float32), torch.full((1, FRAMES), 0.5, device=place)
 
     def update() -> None:
@@ -44,27 +73,29 @@ def measured_device(config: TransformerConfig) -> Here:
             loss = bidirectional(model, latents, sigma, conditions).square().mean()
         loss.backward()
 
-    counted = flops(Going(small, 1, FRAMES, whole_clip(FRAMES)))
-    reached = (counted.forward + counted.backward) / least_seconds(update, place)
-    peak = max(measured_peak(small, place), reached)
-    return Here(Device("this machine", 0, peak, peak, measure_bandwidth(place), LINK, LINK), reached / peak)
+    return update
 
 
 def measured_peak(config: TransformerConfig, place: torch.device) -> float:
-    """FLOP/s of the feed-forward's first product, in the type that a pass computes in."""
-    dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
-    left = torch.ones(FRAMES * TOKENS, config.dim, device=place, dtype=dtype)
+    """FLOP/s of the feed-forward's first product over the same tokens, in the type that a pass computes in."""
+    dtype, tokens = (torch.bfloat16 if place.type == "cuda" else torch.float32), FRAMES * config.grid.tokens
+    left = torch.ones(tokens, config.dim, device=place, dtype=dtype)
     right = torch.ones(config.dim, config.ffn_dim, device=place, dtype=dtype)
-    return 2.0 * FRAMES * TOKENS * config.dim * config.ffn_dim / least_seconds(lambda: left @ right, place)
+    return 2.0 * tokens * config.dim * config.ffn_dim / least_seconds(lambda: left @ right, place)
 
 
 def least_seconds(work: Callable[[], object], place: torch.device) -> float:
     """The best of a few, after one that warms up."""
-    times = []
-    for _ in range(REPEATS + 1):
-        begin = time.perf_counter()
-        work()
-        if place.type == "cuda":
-            torch.cuda.synchronize(place)
-        times.append(time.perf_counter() - begin)
-    return min(times[1:])
+    work()
+    return min(timed(work, place) for _ in range(REPEATS))
+
+
+def timed(work: Callable[[], object], place: torch.device) -> float:
+    """Seconds until the device is done."""
+    if place.type == "cuda":
+        torch.cuda.synchronize(place)
+    begin = time.perf_counter()
+    work()
+    if place.type == "cuda":
+        torch.cuda.synchronize(place)
+    return time.perf_counter() - begin

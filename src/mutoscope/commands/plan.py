@@ -1,12 +1,12 @@
 """How many bytes would it take? Cache bytes per memory policy for any model, and with --gpu-memory whether its training and play fit.
 
 A model is a recipe (wan-1.3b and wan-14b among them: 480x832, 1,560 tokens per frame) or a checkpoint. With --gpu-memory, for recipes: peak
-memory and time of every stage and of play, and settings that fit, with what each costs. Nothing is allocated.
+memory and time of every stage and of play, settings that fit, what each costs, and the commands that launch them. Nothing is allocated.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -46,6 +46,15 @@ USUAL = (
     "window=21+fast-swiglu",
     "window=3+fast-swiglu",
 )
+# Options that say something on one side of --gpu-memory only, and for those of a table what to give instead.
+OF_FITS = ("device", "gpus", "measured", "with_proposed", "text_tokens", "output")
+OF_TABLES = {
+    "frames": "a plan's clips have the recipe's length: --set clip_frames=21",
+    "policies": "change the recipe's memory: --set memory=window=12",
+    "tokens": "they follow from the size of the pictures: --set data.height=720 data.width=1280 (for Wan codec.height and codec.width too)",
+    "chunk": "change the recipe's chunks: --set chunk_frames=3",
+    "dtype": "the plan chooses the type of keys and values, for training it is the recipe's",
+}
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -73,6 +82,10 @@ class Options:
     """Whose speed is taken for the times; default: the smallest in the table with that much memory."""
     gpus: int = 1
     """Devices at hand for training."""
+    set: tuple[str, ...] = ()
+    """Changes to the recipe, as path=value, as in `mutoscope train`."""
+    with_proposed: bool = False
+    """Show steps too that are modelled and cannot be launched."""
     measured: bool = False
     """Take the speed of this machine, from a small pass that is timed here."""
     text_tokens: int = 512
@@ -89,11 +102,12 @@ def run(options: Options) -> int:
 
     if options.gpu_memory:
         return run_fitting(options)
+    refuse(options, dict.fromkeys(OF_FITS, "give --gpu-memory too"), "without --gpu-memory")
 
     if min(options.frames, options.chunk, options.rows) < 1 or options.tokens < 0:
         raise ConfigError(f"--frames, --chunk and --rows must be at least 1 and --tokens at least 0, got {options}")
     dtype = torch.float32 if options.dtype == "fp32" else torch.bfloat16
-    halved = f"head-wise={dimensions(options.model).heads // 2},frames=21"
+    halved = f"head-wise={dimensions(options.model, options.set).heads // 2},frames=21"
     texts = options.policies or tuple(filter(lambda text: possible(options, text), (f"full={options.frames}", *USUAL, halved)))
     specs = [(text, cache_spec(options, parse_policy(text))) for text in texts]
     print(table(specs, options, dtype))
@@ -103,21 +117,33 @@ def run(options: Options) -> int:
 def run_fitting(options: Options) -> int:
     """Print what fits and with which settings; the exit code is 0 whether it does or not."""
     from mutoscope.commands import fitting
+    from mutoscope.commands.train import read_recipe
     from mutoscope.core.files import write_json
     from mutoscope.core.provenance import provenance
-    from mutoscope.recipes import RECIPES, recipe
+    from mutoscope.recipes import RECIPES
 
-    if options.model not in RECIPES:
+    refuse(options, OF_TABLES, "with --gpu-memory")
+    if options.model not in RECIPES and not options.model.endswith(".json"):
         raise ConfigError(f"--gpu-memory plans a recipe, and '{options.model}' is none; recipes: {', '.join(RECIPES)}")
     if min(options.gpus, options.rows) < 1 or options.text_tokens < 0:
         raise ConfigError(f"--gpus and --rows must be at least 1 and --text-tokens at least 0, got {options}")
-    found = list(fitting.fits(options))
-    print(fitting.report(found, recipe(options.model), human, fitting.assumed(options)))
+    found, wholes = fitting.fits(options)
+    print(fitting.report(found, wholes, read_recipe(options.model, options.set), human, fitting.assumed(options)))
     if options.output:
         head = {"provenance": provenance(), "recipe": options.model, "gpus": options.gpus, "text_tokens": options.text_tokens}
-        write_json(options.output, {**head, "assumed": fitting.assumed(options), "fits": [fit.plain() for fit in found]})
+        plain = {"fits": [fit.plain() for fit in found], "wholes": [whole.plain() for whole in wholes]}
+        write_json(options.output, {**head, "set": list(options.set), "assumed": fitting.assumed(options), **plain})
         print(f"{options.output}: written")
     return 0
+
+
+def refuse(options: Options, names: dict[str, str], where: str) -> None:
+    """A ConfigError that names the options which say nothing here, and what to do instead."""
+    defaults = {field.name: field.default for field in fields(options)}
+    given = [name for name in names if getattr(options, name) != defaults[name]]
+    if given:
+        told = "; ".join(f"--{name.replace('_', '-')} {getattr(options, name)}: {names[name]}" for name in given)
+        raise ConfigError(f"{where} these options say nothing: {told}")
 
 
 def cache_spec(options: Options, policy: PolicyConfig) -> AnySpec:
@@ -126,7 +152,7 @@ def cache_spec(options: Options, policy: PolicyConfig) -> AnySpec:
     from mutoscope.memory.extras import StoreExtras, with_extras
     from mutoscope.models.camera_config import check_camera_memory
 
-    size = dimensions(options.model)
+    size = dimensions(options.model, options.set)
     check_camera_memory(size.camera, policy)
     times = 1 if size.camera is None else 2
     tokens = options.tokens or size.tokens
@@ -156,18 +182,21 @@ class Dimensions:
     camera: CameraConfig | None
 
 
-def dimensions(name: str) -> Dimensions:
-    """Those of a recipe, a checkpoint, or a bundled name."""
+def dimensions(name: str, changes: tuple[str, ...] = ()) -> Dimensions:
+    """Those of a recipe with some changes, of a checkpoint, or of a bundled name."""
     from mutoscope.commands.checkpoints import bundled_first, find_checkpoint
+    from mutoscope.commands.train import read_recipe
     from mutoscope.models.checkpoint import read_manifest
-    from mutoscope.recipes import RECIPES, recipe
+    from mutoscope.recipes import RECIPES
 
     if name in RECIPES:
-        run_config = recipe(name)
+        run_config = read_recipe(name, changes)
         model, data = run_config.model, run_config.data
         cell = run_config.codec_stride * model.patch
         tokens = (data.height // cell) * (data.width // cell)
         return Dimensions(model.num_layers, model.num_heads, model.dim // model.num_heads, tokens, model.camera)
+    if changes:
+        raise ConfigError(f"--set changes a recipe, and '{name}' is none; recipes: {', '.join(RECIPES)}")
     try:
         path = find_checkpoint(name) if name else bundled_first()
     except CheckpointError as error:
@@ -181,7 +210,7 @@ def dimensions(name: str) -> Dimensions:
 def table(specs: list[tuple[str, AnySpec]], options: Options, dtype: torch.dtype) -> str:
     """One line per policy: slots, bytes, and how the memory grows with the world."""
     first = specs[0][1]
-    own = dimensions(options.model)
+    own = dimensions(options.model, options.set)
     layers = f"{own.layers} layers{'' if own.camera is None else ' that attend twice'}"
     size = f"{layers}, {first.heads} heads of {first.head_dim}, {first.tokens} tokens per frame, {options.dtype}"
     lines = [f"{options.model or 'the bundled world'}: {size}, {options.rows} player{'s' * (options.rows > 1)}"]

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mutoscope.core.devices import BANDWIDTH_SHARE, PLAYING_SHARE, Device
 from mutoscope.core.proposals import Cost, Option, Step, propose
-from mutoscope.memory.policy import PolicyConfig
+from mutoscope.memory.policy import DeepSink, PolicyConfig, RecencyBias, RollingWindow, SinkWindow, Window
 from mutoscope.models.arithmetic import BF16_ON_CUDA, FP32_ON_CUDA, Going, Reach, flops, forward_bytes, parameters
 from mutoscope.models.codec import Codec
 from mutoscope.models.decoders import TILES, computing_in
@@ -167,14 +167,29 @@ def next_decoder(playing: Playing) -> Playing | None:
     return replace(playing, decoders=playing.decoders[1:]) if len(playing.decoders) > 1 else None
 
 
+def smaller_window(playing: Playing) -> Playing | None:
+    """A memory of about two thirds of the newest frames, for the policies whose size is one number: not less than a chunk and some past."""
+    policy, least = playing.policy, playing.chunk + LEAST_PAST
+    if isinstance(policy, (Window, SinkWindow, RecencyBias)):
+        frames = max(least, policy.window * 2 // 3)
+        return replace(playing, policy=replace(policy, window=frames)) if frames < policy.window else None
+    if isinstance(policy, (RollingWindow, DeepSink)):
+        frames = max(least, policy.frames * 2 // 3)
+        return replace(playing, policy=replace(policy, frames=frames)) if frames < policy.frames else None
+    return None
+
+
 OPTIONS: tuple[Option[Playing], ...] = (
     Option("weights, passes, memory and codec in bfloat16", "time", True, in_bfloat16),
     Option("the next decoder: in tiles, then a tiny one", "result", True, next_decoder),
     Option("keys and values in 8 bit", "result", True, small_cache),
     Option("weights in 8 bit", "result", True, small_weights),
+    Option("a memory of two thirds of the frames, fewer than it was trained with", "result", True, smaller_window),
 )
+LEAST_PAST = 3  # frames before a chunk in the smallest memory that is proposed
 
 
-def fit_session(playing: Playing, device: Device, share: float = PLAYING_SHARE) -> list[Step[Playing]]:
-    """The steps that make a session fit; see core.proposals.propose."""
-    return propose(playing, OPTIONS, lambda state: state.cost(device, share), device.planned_bytes)
+def fit_session(playing: Playing, device: Device, share: float = PLAYING_SHARE, proposed: bool = False) -> list[Step[Playing]]:
+    """The steps that make a session fit, of what is ready or also what is only `proposed`; see core.proposals.propose."""
+    options = [option for option in OPTIONS if option.ready or proposed]
+    return propose(playing, options, lambda state: state.cost(device, share), device.planned_bytes)

@@ -9,8 +9,10 @@ from typing import Literal
 from mutoscope.core.errors import ConfigError
 from mutoscope.models.arithmetic import (
     BF16_ON_CUDA,
+    FP32_ON_CUDA,
     Going,
     Numerics,
+    Reach,
     backward_bytes,
     context_bytes,
     copy_bytes,
@@ -19,13 +21,17 @@ from mutoscope.models.arithmetic import (
     kept,
     layer_bytes,
     parameters,
+    whole_clip,
 )
+from mutoscope.models.live_bytes import DecodingBytes
 from mutoscope.models.transformer import TransformerConfig
-from mutoscope.train.config import LearningStage, OdeStage, RunConfig
+from mutoscope.models.wan_config import WanCodecConfig
+from mutoscope.train.config import BidirectionalStage, LearningStage, OdeStage, RunConfig
 from mutoscope.train.passes import Cast, Cut, Turn, cast_of, turns_of
 
 WEIGHT = GRADIENT = AVERAGE = 4  # float32 masters (in bfloat16 these updates vanish)
 ADAM = 8  # two moments
+SAMPLED = 4  # rows that train.pictures draws at every save; with a published codec one
 LATENT_COPIES = 6  # clean, noise, noisy, velocity, target and one more, float32
 AHEAD = 2  # blocks of a sharded or off-loaded model that are on the device at once: one at work, one on its way
 
@@ -46,6 +52,7 @@ class Settings:
     frozen_bytes  per parameter of the models that do not learn
     cache_bytes   per number of the memory of a rollout
     text          tokens of a prompt
+    codec         what its weights take all the time, and decoding a row's frame for a sample; zeros where none is drawn
     """
 
     micro_clips: int
@@ -58,6 +65,7 @@ class Settings:
     frozen_bytes: int = 4
     cache_bytes: int = 4
     text: int = 0
+    codec: DecodingBytes = DecodingBytes(0, 0, 0)
 
     @property
     def cut(self) -> Cut:
@@ -110,6 +118,8 @@ def stage_footprint(run: RunConfig, stage: LearningStage, config: TransformerCon
             for name, amount in _moments(turn, config, settings).items():
                 moments[name] = max(moments.get(name, 0), amount)
     moments["the optimiser's step"] = _step_bytes(config, settings)
+    if settings.codec.weights:
+        moments["samples"] = _sample_bytes(run, stage, config, settings)
     micros = stage.update.batch_size / (settings.micro_clips * settings.processes)
     operations = sum(turn.often * _turn_flops(turn, settings) for turns in chains for turn in turns) / len(chains)
     passes = sum(turn.often * _weight_passes(turn) for turns in chains for turn in turns) / len(chains)
@@ -130,6 +140,18 @@ def _step_bytes(config: TransformerConfig, settings: Settings) -> int:
     return (WEIGHT + fetched) * _learning(config, settings) // settings.processes
 
 
+def _sample_bytes(run: RunConfig, stage: LearningStage, config: TransformerConfig, settings: Settings) -> int:
+    """Sample clips in float32: memory, a pass and a decoder; and a copy of the model, but of published sizes one row and no copy."""
+    published = isinstance(run.codec, WanCodecConfig)
+    rows, copied = (1, 0) if published else (SAMPLED, WEIGHT * parameters(config).total)
+    if isinstance(stage, BidirectionalStage):
+        going, cached = Going(config, rows, run.clip_frames, whole_clip(run.clip_frames), settings.text), 0
+    else:
+        spec = config.cache(run.memory_of(stage), run.chunk_frames, rows)
+        going, cached = Going(config, rows, run.chunk_frames, Reach(run.chunk_frames * spec.slots), settings.text), spec.bytes()
+    return copied + cached + forward_bytes(going, FP32_ON_CUDA) + rows * (settings.codec.state + settings.codec.working)
+
+
 def _resident(
     run: RunConfig, stage: LearningStage, config: TransformerConfig, settings: Settings
 ) -> tuple[tuple[tuple[str, int], ...], int]:
@@ -144,6 +166,7 @@ def _resident(
         amounts[name] = AHEAD * parameters(config).block * settings.frozen_bytes if name == "frozen models" and frozen else 0
     if settings.processes > 1:
         amounts["blocks on their way"] = AHEAD * parameters(config).block * (settings.numerics.weight_casts or WEIGHT)
+    amounts["codec"] = settings.codec.weights
     latent = config.latent.channels * config.latent.height * config.latent.width * WEIGHT
     amounts["clips"] = LATENT_COPIES * settings.micro_clips * run.frames_read(stage) * latent
     if isinstance(stage, OdeStage):

@@ -1,17 +1,25 @@
 """How a stage may be made to fit: what can be changed about its training, and what it then takes. `core.proposals` chooses."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil
 
+from mutoscope.core.config import to_plain
 from mutoscope.core.devices import TRAINING_SHARE, Device
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.proposals import Cost, Option, Step, propose
+from mutoscope.core.world import FIRST_CONTEXT
+from mutoscope.memory.policy import state_of
+from mutoscope.models.lora_config import LoraConfig
 from mutoscope.models.transformer import TransformerConfig
-from mutoscope.train.config import ConsistencyStage, LearningStage, RunConfig
+from mutoscope.train.config import BidirectionalStage, ConsistencyStage, LearningStage, RunConfig
 from mutoscope.train.footprint import Footprint, Offload, Settings, stage_footprint
 from mutoscope.train.passes import cast_of
+from mutoscope.train.placement import OffLoaded, Placement
 
 RANK = 64
+LEAST_PAST = 3  # frames before the last chunk of the shortest clips that are proposed
+PLACES: dict[Offload, OffLoaded] = {"optimisers": "optimiser", "frozen models": "frozen models"}
 HOST_BANDWIDTH = 20e9  # bytes/s at which a host updates weights that lie there
 
 
@@ -45,11 +53,47 @@ class Training:
         """The same stage under other settings."""
         return replace(self, settings=settings)
 
+    @property
+    def clips(self) -> int:
+        """Clips of an update in each process."""
+        return self.stage.update.batch_size // self.settings.processes
+
+    @property
+    def launchable(self) -> bool:
+        """Whether the package can be asked for these settings."""
+        settings = self.settings
+        built = settings.attention == "gathered" and settings.frozen_bytes == settings.cache_bytes == 4
+        return built and all(name in PLACES for name in settings.offload)
+
+    @property
+    def placement(self) -> Placement:
+        """How it is laid out when it is launched."""
+        settings = self.settings
+        return Placement(
+            weights="sharded" if settings.processes > 1 else "replicated",
+            activations="recomputed" if settings.blocks == "computed again" else "kept",
+            off_load=tuple(PLACES[name] for name in settings.offload),
+        )
+
+    def changes(self, recipe: RunConfig) -> tuple[str, ...]:
+        """What `--set` changes in its recipe, as path=value."""
+        update, found = f"stages.{self.stage.name}.update", []
+        if self.run.clip_frames != recipe.clip_frames:
+            found.append(f"clip_frames={self.run.clip_frames}")
+        if (accumulate := self.clips // self.settings.micro_clips) != self.stage.update.accumulate:
+            found.append(f"{update}.accumulate={accumulate}")
+        if self.settings.adapters:
+            lora = to_plain(LoraConfig(self.settings.adapters, float(self.settings.adapters)))
+            told = {name: lora[name] for name in ("is", "rank", "alpha")}
+            found.append(f"{update}.trains={json.dumps(told)}")
+        return tuple(found)
+
 
 def fewer_clips(training: Training) -> Training | None:
-    """Half as many clips in a micro-batch."""
+    """At most half as many clips in a micro-batch, of which an update takes a whole number."""
     clips = training.settings.micro_clips
-    return training.under(replace(training.settings, micro_clips=ceil(clips / 2))) if clips > 1 else None
+    fewer = [count for count in range(1, clips // 2 + 1) if training.clips % count == 0]
+    return training.under(replace(training.settings, micro_clips=fewer[-1])) if fewer else None
 
 
 def blocks_again(training: Training) -> Training | None:
@@ -82,7 +126,8 @@ def away(name: Offload) -> Option[Training]:
 
     def change(training: Training) -> Training | None:
         asked = isinstance(training.stage, ConsistencyStage) and name == "averages"  # its average is asked in every micro-batch
-        idle = name == "frozen models" and not (cast_of(training.stage).frozen or training.settings.adapters)
+        shared = training.settings.adapters > 0  # frozen weights are those that learners read in every pass: they stay
+        idle = name == "frozen models" and (shared or not cast_of(training.stage).frozen)
         if asked or idle or name in training.settings.offload:
             return None
         return training.under(replace(training.settings, offload=(*training.settings.offload, name)))
@@ -91,17 +136,21 @@ def away(name: Offload) -> Option[Training]:
 
 
 def adapters(training: Training) -> Training | None:
-    """Low-rank adapters learn in place of the weights."""
-    return training.under(replace(training.settings, adapters=RANK)) if not training.settings.adapters else None
+    """Low-rank adapters learn in place of the weights; not of whole clips from nothing, nor beside a learned memory, which must learn."""
+    settings = training.settings
+    if settings.adapters or isinstance(training.stage, BidirectionalStage) or state_of(training.run.memory) is not None:
+        return None
+    offload = tuple(name for name in settings.offload if name != "frozen models")
+    return training.under(replace(settings, adapters=RANK, offload=offload))
 
 
 def shared_out(most_devices: int) -> Option[Training]:
-    """Over the next power of two of processes that there are devices for."""
+    """Over twice as many processes, if there are devices for them and each has a whole number of micro-batches."""
 
     def change(training: Training) -> Training | None:
-        settings = training.settings
-        most = min(most_devices, training.stage.update.batch_size // settings.micro_clips)
-        return training.under(replace(training.settings, processes=2 * settings.processes)) if 2 * settings.processes <= most else None
+        settings, processes = training.settings, 2 * training.settings.processes
+        whole = training.stage.update.batch_size % (processes * settings.micro_clips) == 0
+        return training.under(replace(settings, processes=processes)) if processes <= most_devices and whole else None
 
     return Option("shared out over twice as many devices", "devices", True, change)
 
@@ -109,8 +158,9 @@ def shared_out(most_devices: int) -> Option[Training]:
 def shorter_clips(training: Training) -> Training | None:
     """Clips of about two thirds of the frames, in whole chunks."""
     run = training.run
-    frames = 1 + (run.clip_frames - 1) * 2 // 3 // run.chunk_frames * run.chunk_frames
-    if frames < max(2, 1 + run.chunk_frames) or frames == run.clip_frames:
+    context = FIRST_CONTEXT[run.beginning]
+    frames = context + (run.clip_frames - context) * 2 // 3 // run.chunk_frames * run.chunk_frames
+    if frames < run.chunk_frames + LEAST_PAST or frames == run.clip_frames:
         return None
     try:
         return replace(training, run=replace(run, clip_frames=frames))
@@ -118,6 +168,7 @@ def shorter_clips(training: Training) -> Training | None:
         return None
 
 
+SHORTER = Option("clips of two thirds of the frames", "result", True, shorter_clips)
 OPTIONS: tuple[Option[Training], ...] = (
     Option("half as many clips in a micro-batch", "time", True, fewer_clips),
     Option("attention that masks instead of copying", "time", False, masked_attention),
@@ -128,12 +179,20 @@ OPTIONS: tuple[Option[Training], ...] = (
     away("optimisers"),
     away("frozen models"),
     Option(f"adapters of rank {RANK} learn, over shared weights", "result", True, adapters),
-    Option("clips of two thirds of the frames", "result", True, shorter_clips),
+    SHORTER,
 )
 
 
-def fit_stage(training: Training, device: Device, share: float = TRAINING_SHARE, most_devices: int = 1) -> list[Step[Training]]:
-    """The steps that make a stage fit onto such devices; see core.proposals.propose."""
+def options_of(most_devices: int, proposed: bool, shorter: bool = True) -> tuple[Option[Training], ...]:
+    """What may be changed: what the package does today, or also what is only modelled; with clips of fewer frames or without."""
+    options = (*OPTIONS, shared_out(most_devices))
+    return tuple(option for option in options if (option.ready or proposed) and (shorter or option is not SHORTER))
+
+
+def fit_stage(
+    training: Training, device: Device, share: float = TRAINING_SHARE, options: Sequence[Option[Training]] | None = None
+) -> list[Step[Training]]:
+    """The steps that make a stage fit onto such devices; see core.proposals.propose. Without `options` those that are ready, on one."""
     known: dict[Training, Cost] = {}
 
     def measure(state: Training) -> Cost:
@@ -141,4 +200,4 @@ def fit_stage(training: Training, device: Device, share: float = TRAINING_SHARE,
             known[state] = state.cost(device, share)
         return known[state]
 
-    return propose(training, (*OPTIONS, shared_out(most_devices)), measure, device.planned_bytes)
+    return propose(training, options_of(1, False) if options is None else options, measure, device.planned_bytes)
