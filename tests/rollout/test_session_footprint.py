@@ -110,7 +110,7 @@ def test_smaller_numbers_and_other_decoders_make_it_fit():
     made = session(Window(4))
     huge = Decoder("huge", 1e9, Held(18 * GIB), Held(9 * GIB))
     start = Playing(made.checkpoint.model.config, Window(4), (huge, whole), 1, STEPS)
-    steps = fit_session(start, device_for(8, ""))
+    steps = fit_session(start, device_for(8, ""), proposed=True)
     assert [step.option.price for step in steps] == ["time", "result"] and steps[-1].state.decoders == (whole,)
     assert steps[0].cost.seconds < start.cost(device_for(8, "")).seconds, "in bfloat16 it is faster too"
     before, after = start.parts, steps[-1].state.parts
