@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from mutoscope.commands.launching import seconds
 from mutoscope.core.files import read_json, write_bytes
 from mutoscope.studies import prompts as prompt_study
 from mutoscope.studies.recall_report import NOTE, measure_table, tile_table, truth_table
@@ -213,9 +214,11 @@ def _fit_cell(fit: dict, letters: dict[str, str]) -> str:
         letter = letters.setdefault(option, "abcdefghijklmnopqrstuvwxyz"[len(letters)])
         marks.append(letter + (f"x{taken.count(option)}" if taken.count(option) > 1 else ""))
     end = fit["steps"][-1] if fit["steps"] else fit["start"]
-    seconds = f"{end['seconds']:.2f} s" if end["seconds"] < 10 else f"{end['seconds'] / 60:.0f} min"
-    words = f", {end['words'].removesuffix(' at a time')}" if "at a time" in end.get("words", "") else ""
-    return f"{' '.join(marks) or 'as it is'}: {end['bytes'] / 2**30:.1f} GiB, {seconds}{words}"
+    told, units = end.get("words", ""), fit["end"]["units"]
+    words = f", {told.removesuffix(' at a time')}" if "at a time" in told else ""
+    words += f", {smaller[0]}" if (smaller := re.search(r"--memory [^\s;]+(?=:)", told)) else ""
+    times = f"{seconds(end['seconds'])}" + (f", in all {seconds(units * end['seconds'])}" if units else "")
+    return f"{' '.join(marks) or 'as it is'}: {end['bytes'] / 2**30:.1f} GiB, {times}{words}"
 
 
 WAN_PARTS = {
