@@ -12,6 +12,7 @@ from mutoscope.commands.launching import Launch, memory_option, seconds
 from mutoscope.commands.play import Options as PlayOptions
 from mutoscope.commands.train import read_recipe
 from mutoscope.core.devices import GIB, device_for
+from mutoscope.memory.extras import StoreExtras, with_extras
 from mutoscope.memory.policy import DeepSink, SinkWindow, Window
 from mutoscope.models.live_bytes import DecodingBytes
 from mutoscope.models.lora_config import LoraConfig
@@ -152,16 +153,18 @@ def test_a_recipe_as_a_whole_has_one_clip_length_and_all_changes(tmp_path, monke
 
 
 def test_samples_are_a_moment_of_their_own():
-    """Published sizes draw one row and copy nothing; others copy the model and draw four."""
+    """Published sizes draw one row, with keys and values of eight bits; others draw four. The model itself is shown, and no copy."""
     small = stage("autoregressive", blocks="computed again", adapters=4)
     worst = dict(small.footprint.moments)["samples"]
-    cache = small.config.cache(RECIPE.memory, 1, 1).bytes()
+    cache = with_extras(small.config.cache(RECIPE.memory, 1, 1), StoreExtras("int8")).bytes()
+    assert 3 * cache < small.config.cache(RECIPE.memory, 1, 1).bytes()
     assert cache + CODEC.state + CODEC.working < worst < 1.05 * (cache + CODEC.state + CODEC.working)
-    shorter = small
+    shorter, wide = small, DecodingBytes(0, 8 * GIB, 8 * GIB)
     while (fewer := shorter_clips(shorter)) is not None:
         shorter = fewer
-    lone = shorter.under(replace(shorter.settings, micro_clips=1)).footprint
-    assert lone.worst[0] == "samples" and lone.peak == sum(amount for _, amount in lone.resident) + worst
+    lone = shorter.under(replace(shorter.settings, micro_clips=1, codec=replace(wide, weights=1))).footprint
+    drawn = worst - CODEC.state - CODEC.working + wide.state + wide.working
+    assert lone.worst == ("samples", drawn) and lone.peak == sum(amount for _, amount in lone.resident) + drawn
     run = recipe("scroll")
     learnt = Training(run, run.stage("autoregressive"), fitting.stage_transformer(run, run.stage("autoregressive")), Settings(1))
     assert "samples" not in dict(learnt.footprint.moments)

@@ -19,6 +19,7 @@ from mutoscope.models.camera_config import CAMERA_ACTIONS
 from mutoscope.models.codec import ConvCodec, ConvCodecConfig
 from mutoscope.models.live_bytes import DecodingBytes, LiveBytes, decoding_bytes
 from mutoscope.models.split_codec import SplitCodec
+from mutoscope.models.tiled_codec import TiledCodec
 from mutoscope.models.tiny_codec import TinyCodec, taew_2_1
 from mutoscope.models.transformer import TransformerConfig
 from mutoscope.models.wan_config import WanCodecConfig
@@ -26,7 +27,7 @@ from mutoscope.rollout.footprint import Decoder, Playing, fit_session, tiled_dec
 from mutoscope.train.build import recall_of, transformer_config
 from mutoscope.train.config import AverageStage, CodecStage, LearningStage, MatchingStage, PublishedStage, RunConfig
 from mutoscope.train.footprint import Settings
-from mutoscope.train.pictures import CONTEXT
+from mutoscope.train.pictures import in_tiles, sample_context
 from mutoscope.train.placement import PLAIN
 from mutoscope.train.proposals import Training, fit_stage, options_of
 
@@ -167,14 +168,15 @@ def codec_of(run: RunConfig) -> WanCodecConfig | ConvCodec:
 
 
 def sampled_codec(run: RunConfig) -> DecodingBytes:
-    """The codec as a training has it, in float32: its weights, and what a row of samples takes, encoding its context or decoding."""
+    """The codec as a training has it, in float32: its weights, and what a row of samples takes, encoding its context or decoding a tile."""
     codec: Any = codec_of(run)
     if isinstance(run.codec, WanCodecConfig):
         from mutoscope.models.wan_codec import wan_codec
 
         codec = wan_codec(run.codec)
-    taken = decoding_bytes(codec, codec)
-    pixels = torch.empty(1, pixel_frames(CONTEXT, codec.temporal_stride), 3, run.data.height, run.data.width, device="meta")
+    shown = in_tiles(codec)
+    taken = decoding_bytes(shown.tile if isinstance(shown, TiledCodec) else codec, codec)
+    pixels = torch.empty(1, pixel_frames(sample_context(run), codec.temporal_stride), 3, run.data.height, run.data.width, device="meta")
     with torch.no_grad(), LiveBytes() as encoding:
         codec.encode(pixels)
     return replace(taken, working=max(taken.working, encoding.peak - taken.state))

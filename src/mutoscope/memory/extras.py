@@ -19,11 +19,16 @@ class StoreExtras:
 PLAIN_STORE = StoreExtras()
 
 
+def takes_extras(spec: AnySpec) -> bool:
+    """Whether a cache can have extras: its policy goes by a frame's number, and neither chooses nor blends by content."""
+    return not (isinstance(spec, HeadSpec) or spec.criterion != "nothing" or isinstance(cache_of(spec.policy), EmaSink))
+
+
 def with_extras(spec: AnySpec, extras: StoreExtras) -> AnySpec:
     """The cache with extras; a policy that cannot have them is a ConfigError."""
     if extras == PLAIN_STORE:
         return spec
-    if isinstance(spec, HeadSpec) or spec.criterion != "nothing" or isinstance(cache_of(spec.policy), EmaSink):
+    if isinstance(spec, HeadSpec) or not takes_extras(spec):
         raise ConfigError(
             f"the memory '{policy_name(spec.policy)}' reads its own keys to choose or blend frames; keys and values of eight bits and "
             "spare slots are for memories that go by a frame's number: full, window, sink, deep-sink, rolling, recency"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mutoscope.core.errors import ConfigError
+from mutoscope.memory.extras import StoreExtras, with_extras
 from mutoscope.models.arithmetic import (
     BF16_ON_CUDA,
     FP32_ON_CUDA,
@@ -25,13 +26,12 @@ from mutoscope.models.arithmetic import (
 )
 from mutoscope.models.live_bytes import DecodingBytes
 from mutoscope.models.transformer import TransformerConfig
-from mutoscope.models.wan_config import WanCodecConfig
 from mutoscope.train.config import BidirectionalStage, LearningStage, OdeStage, RunConfig
 from mutoscope.train.passes import Cast, Cut, Turn, cast_of, turns_of
+from mutoscope.train.pictures import sample_cache, sample_rows
 
 WEIGHT = GRADIENT = AVERAGE = 4  # float32 masters (in bfloat16 these updates vanish)
 ADAM = 8  # two moments
-SAMPLED = 4  # rows that train.pictures draws at every save; with a published codec one
 LATENT_COPIES = 6  # clean, noise, noisy, velocity, target and one more, float32
 AHEAD = 2  # blocks of a sharded or off-loaded model that are on the device at once: one at work, one on its way
 
@@ -141,15 +141,15 @@ def _step_bytes(config: TransformerConfig, settings: Settings) -> int:
 
 
 def _sample_bytes(run: RunConfig, stage: LearningStage, config: TransformerConfig, settings: Settings) -> int:
-    """Sample clips in float32: memory, a pass and a decoder; and a copy of the model, but of published sizes one row and no copy."""
-    published = isinstance(run.codec, WanCodecConfig)
-    rows, copied = (1, 0) if published else (SAMPLED, WEIGHT * parameters(config).total)
+    """Sample clips as train.pictures draws them, in float32: memory (of published sizes in eight bits), a pass and a decoder."""
+    rows = sample_rows(run)
     if isinstance(stage, BidirectionalStage):
         going, cached = Going(config, rows, run.clip_frames, whole_clip(run.clip_frames), settings.text), 0
     else:
         spec = config.cache(run.memory_of(stage), run.chunk_frames, rows)
-        going, cached = Going(config, rows, run.chunk_frames, Reach(run.chunk_frames * spec.slots), settings.text), spec.bytes()
-    return copied + cached + forward_bytes(going, FP32_ON_CUDA) + rows * (settings.codec.state + settings.codec.working)
+        going = Going(config, rows, run.chunk_frames, Reach(run.chunk_frames * spec.slots), settings.text)
+        cached = with_extras(spec, StoreExtras(sample_cache(run, spec))).bytes()
+    return cached + forward_bytes(going, FP32_ON_CUDA) + rows * (settings.codec.state + settings.codec.working)
 
 
 def _resident(

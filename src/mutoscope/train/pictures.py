@@ -17,15 +17,23 @@ from mutoscope.data.batches import Batch, ClipSampler
 from mutoscope.media.curves import plot_curves
 from mutoscope.media.sheet import contact_sheet, write_png
 from mutoscope.media.video import write_video
+from mutoscope.memory.elements import ElementName
+from mutoscope.memory.extras import takes_extras
+from mutoscope.memory.head_store import AnySpec
 from mutoscope.models.camera import with_cameras
 from mutoscope.models.checkpoint import Checkpoint, CheckpointManifest, LoadedCodec
 from mutoscope.models.codec import ConvCodec, to_frames
 from mutoscope.models.conditions import Conditions
+from mutoscope.models.decoders import TILES, with_decoder
+from mutoscope.models.split_codec import SplitCodec
+from mutoscope.models.tiled_codec import TiledCodec
 from mutoscope.models.transformer import VideoTransformer
+from mutoscope.models.wan_codec import WanCodec
 from mutoscope.models.wan_config import WanCodecConfig
 from mutoscope.noise.schedule import uniform_grid
 from mutoscope.rollout.generate import generate
 from mutoscope.rollout.session import default_config
+from mutoscope.rollout.speed import Speed
 from mutoscope.rollout.whole_clip import denoise_clip
 from mutoscope.train.config import BidirectionalStage, CodecStage, RunConfig, StageConfig
 from mutoscope.train.loop import StageRun
@@ -86,7 +94,22 @@ def sample_clips(chain: "Chain", stage: StageConfig) -> Batch:
 
 def sample_rows(run: RunConfig) -> int:
     """Clips per sample: one where codec and memory are those of a published model, whose rows are gigabytes each."""
-    return 1 if isinstance(run.codec, WanCodecConfig) else ROWS
+    return 1 if is_published(run) else ROWS
+
+
+def sample_context(run: RunConfig) -> int:
+    """Real frames that a sample goes on from; of a published model one, whose pictures are all that its codec encodes at once."""
+    return 1 if is_published(run) else CONTEXT
+
+
+def sample_cache(run: RunConfig, spec: AnySpec) -> ElementName:
+    """The type of keys and values in a sample's memory: of a published model's eight bits, where the policy allows."""
+    return "int8" if is_published(run) and takes_extras(spec) else "plain"
+
+
+def is_published(run: RunConfig) -> bool:
+    """Whether a run trains a model of published size: its samples are made to fit beside its training."""
+    return isinstance(run.codec, WanCodecConfig)
 
 
 def told(chain: "Chain", batch: Batch, conditions: Conditions) -> Conditions:
@@ -132,15 +155,21 @@ def sample_whole_clips(chain: "Chain", run_stage: StageRun, codec: LoadedCodec, 
     generator = torch.Generator().manual_seed(derive_seed(chain.run.seed, "sample noise"))
     x = torch.randn(shape, generator=generator).to(chain.workers.device)
     x = denoise_clip(model, x, conditions, uniform_grid(SAMPLE_STEPS, chain.run.shift).tolist())
-    return to_frames(codec.decode(x)).cpu().numpy()
+    return to_frames(in_tiles(codec).decode(x)).cpu().numpy()
+
+
+def in_tiles(codec: LoadedCodec) -> LoadedCodec | TiledCodec | SplitCodec:
+    """Wan's codec with a decoder that works in tiles; a small one as it is."""
+    return with_decoder(codec, TILES if isinstance(codec, WanCodec) else "whole")
 
 
 def continue_clips(chain: "Chain", model: nn.Module, codec: LoadedCodec, manifest: CheckpointManifest, batch: Batch) -> np.ndarray:
-    """Real context, then the stage's model in the regime that its manifest names."""
-    context = pixel_frames(CONTEXT, codec.temporal_stride)
+    """Real context, then the stage's model in the regime that its manifest names; Wan's decoder works in tiles."""
+    context = pixel_frames(sample_context(chain.run), codec.temporal_stride)
     assert isinstance(model, VideoTransformer) and not any(parameter.requires_grad for parameter in model.parameters())
-    checkpoint = Checkpoint(chain.folder, manifest, model, codec, None)
-    config = default_config(manifest)
+    checkpoint, config = Checkpoint(chain.folder, manifest, model, in_tiles(codec), None), default_config(manifest)
+    cache = sample_cache(chain.run, model.config.cache(config.policy, manifest.chunk_frames))
+    config = replace(config, speed=Speed(cache=cache))
     config = replace(config, steps=min(config.steps, SAMPLE_STEPS), first_chunk_steps=min(config.first_chunk_steps, SAMPLE_STEPS))
     real, actions, known = np.ascontiguousarray(batch.arrays["frames"]), batch.arrays["actions"], batch.known[:, :context]
     seen, done, asked = real[:, :context], actions[:, :context], actions[:, context:]
