@@ -14,6 +14,7 @@ from fakes import ALL_POLICIES, LAST_PASS, STATEFUL, model_for, tiny_conditions,
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.streams import normal, stream
 from mutoscope.memory.ledger import ChunkSources, chunk_lengths, layout
+from mutoscope.memory.policy import Full, Window
 from mutoscope.models.attention import ClipLayout, Context, Place
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.denoise import clip_layout, denoise_given_context, denoise_last, encode_context, replay, replay_since
@@ -241,6 +242,17 @@ def test_the_replay_broken_twin_under_another_policy():
     model, real = tiny_model(), tiny_latents(FRAMES, seed=3)
     rollout = rolled_out(model, plan_of("sink", 1, "middle"), real)
     assert not torch.allclose(replayed(model, plan_of("window", 1, "middle"), rollout), rollout.clean, atol=1e-6)
+
+
+@pytest.mark.parametrize(("long", "exact"), [(Window(21), Window(FRAMES)), (Full(21), Full(FRAMES))], ids=["window", "full"])
+def test_a_rollout_has_no_slots_that_it_never_fills(long, exact, monkeypatch):
+    model, made, stores = tiny_model(), [], []
+    plain = VideoTransformer.new_store
+    monkeypatch.setattr(VideoTransformer, "new_store", lambda *given: stores.append(plain(*given)) or stores[-1])
+    for policy in (long, exact):
+        made.append(rolled_out(model, RolloutPlan(policy, CONTEXT, 1, *EXITS["last step"]), tiny_latents(FRAMES)))
+    assert torch.equal(made[0].clean, made[1].clean) and made[0].sources == made[1].sources
+    assert stores[0].bytes == stores[1].bytes == plain(model, exact, 1, 2, tiny_latents(FRAMES)).bytes
 
 
 def test_a_rollout_leaves_no_graph_and_repeats():

@@ -254,6 +254,15 @@ ContentConfig = ChoosingConfig | HeadWise  # what is remembered is known once it
 CacheConfig = Full | WindowedConfig | EmaSink | ChoosingConfig
 LedgerConfig = CacheConfig | Stateful  # one ledger for all heads
 PolicyConfig = LedgerConfig | HeadWise
+
+
+def for_frames(policy: PolicyConfig, frames: int) -> PolicyConfig:
+    """The same memory for a stream of at most so many frames: a window, or room for all, without slots that it would never fill."""
+    if isinstance(policy, Window) and policy.window > frames:
+        return Window(frames)
+    return Full(frames) if isinstance(policy, Full) and policy.frames > frames else policy
+
+
 AnyPolicy = Policy | ChoosingConfig
 AnyMemory = AnyPolicy | HeadWise
 POLICIES: dict[str, type[CacheConfig] | type[HeadWise]] = {

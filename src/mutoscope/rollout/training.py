@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mutoscope.memory.ledger import AnyPlan, RowSources, chunk_lengths, row_sources
-from mutoscope.memory.policy import PolicyConfig
+from mutoscope.memory.policy import PolicyConfig, for_frames
 from mutoscope.models.conditions import Conditions
 from mutoscope.models.transformer import VideoTransformer, told_once
 from mutoscope.rollout.executor import Executor, drive
@@ -72,7 +72,7 @@ def roll_out(model: VideoTransformer, plan: RolloutPlan, real: Tensor, condition
     """Generate clips of `real`'s length `[B, F, C, H, W]` from its first `plan.context` frames, under its conditions."""
     batch, frames = real.shape[:2]
     lengths = chunk_lengths(frames, plan.chunk_frames, plan.context)
-    store, executor = model.new_store(plan.policy, plan.chunk_frames, batch, real), Executor(model)
+    store, executor = model.new_store(for_frames(plan.policy, frames), plan.chunk_frames, batch, real), Executor(model)
     groups, conditions = row_groups(plan.policy, batch), told_once(model, conditions)
     clean, noisy, sigma, start = real.clone(), real.clone(), real.new_zeros(batch, frames), 0
     plans: list[list[AnyPlan]] = [[] for _ in groups]

@@ -9,7 +9,7 @@ from typing import Literal
 
 from mutoscope.core.errors import ConfigError
 from mutoscope.memory.ledger import ChunkSources, chunk_lengths, layout
-from mutoscope.memory.policy import PolicyConfig, integer_base, moving_slots
+from mutoscope.memory.policy import PolicyConfig, for_frames, integer_base, moving_slots
 from mutoscope.models.arithmetic import Going, Reach, gathered, masked, reads_of, whole_clip
 from mutoscope.models.transformer import TransformerConfig
 from mutoscope.train.config import (
@@ -158,7 +158,7 @@ class _Clip:
 
     def cached(self) -> int:
         """Numbers in the cache of a rollout."""
-        spec = self.config.cache(self.run.memory_of(self.stage), self.run.chunk_frames, self.cut.clips)
+        spec = self.config.cache(for_frames(self.memory, self.frames), self.run.chunk_frames, self.cut.clips)
         return sum(part.bytes() for part in spec.parts) // 4
 
     def rollout(self, stage: MatchingStage, lengths: tuple[int, ...], context: int) -> tuple[Going, ...]:
