@@ -67,6 +67,8 @@ def test_a_prompt_is_counted_as_a_session_reads_it():
     predicted, counted = replace(playing(made), text=words), count_flops(made, action)
     decoding = made.chunk_frames * predicted.decoders[0].flops
     assert predicted.flops + decoding == pytest.approx(counted, rel=0.02)
+    assert predicted.parts["prompts"] == sum(held.keys.nbytes + held.values.nbytes for held in made.prompt)
+    assert playing(made).parts["prompts"] == 0
     passes = [predicted._going("velocity")] * STEPS + [predicted._going("cache")]
     assert sum(flops(replace(going, told="embedding")).forward for going in passes) + decoding > 1.1 * counted
 

@@ -30,7 +30,9 @@ BATCH = replace(UPDATE, batch_size=2)
 SHAPES: dict[str, tuple[TransformerConfig, PolicyConfig, int]] = {
     "window": (TransformerConfig(ODD, 48, 128, 2, 3, freq_dim=16, action_dim=ACTIONS.dim), Window(4), 1),
     "chunks": (TransformerConfig(replace(ODD, height=6, width=4), 32, 64, 4, 2, patch=2, freq_dim=16, action_dim=3), SinkWindow(1, 5), 3),
+    "told": (TransformerConfig(ODD, 48, 128, 2, 3, freq_dim=16, text_dim=10), Window(4), 1),
 }
+WORDS = 40
 
 
 @dataclass
@@ -48,10 +50,11 @@ class Made:
         self.run = replace(RUN, memory=memory, chunk_frames=chunk)
         self.stage = settled(stage_config(self.kind, self.update))
         latent = (self.config.latent.channels, self.config.latent.height, self.config.latent.width)
-        self.source = FakeSource(BATCH, (self.run.frames_read(self.stage), *latent))
+        words = WORDS if self.config.text_dim else 0
+        self.source = FakeSource(BATCH, (self.run.frames_read(self.stage), *latent), text=(words, self.config.text_dim))
         self.models = [VideoTransformer(self.config).initialise(stream(seed, "footprint")) for seed in range(2)]
         self.real = real_stage(self.run, self.stage, self.models, self.source)
-        self.settings = Settings(BATCH.batch_size, numerics=FP32_ON_CPU)
+        self.settings = Settings(BATCH.batch_size, numerics=FP32_ON_CPU, text=words)
 
     @property
     def predicted(self) -> Footprint:
@@ -189,10 +192,11 @@ def waiting_alone(made: Made, turn: str) -> int:
     return max(taught_bytes(turn.taught, made.settings) for turns in ways for turn in turns if turn.learner == learner)
 
 
+@pytest.mark.parametrize("shape", ["window", "told"])
 @pytest.mark.parametrize("kind", ["autoregressive", "consistency", "sharing-matching"])
-def test_flops_of_updates(kind):
-    """Over as many updates as the student's turn comes round in."""
-    made = Made(kind)
+def test_flops_of_updates(kind, shape):
+    """Over as many updates as the student's turn comes round in; with prompts, which rollouts read once and clips in every pass."""
+    made = Made(kind, shape)
     updates = 2 if isinstance(made.stage, MatchingStage) else 1
     counted = counted_flops(lambda: [made.updated(number) for number in range(updates)])
     assert updates * made.predicted.flops == pytest.approx(counted, rel=0.02)

@@ -105,7 +105,14 @@ class Playing:
             "memory": sum(part.bytes(dtypes[self.cache_bytes]) for part in spec.parts),
             "a pass": forward_bytes(self._going("velocity"), PLAIN if self.narrow else FP32_ON_CUDA),
             "codec": self.rows * self.held.device,
+            "prompts": self._prompt_bytes,
         }
+
+    @property
+    def _prompt_bytes(self) -> int:
+        """Keys and values of the prompt and of the negative one in every layer, which a session reads once."""
+        words = self.text if self.config.text_dim else 0
+        return 2 * self.rows * self.config.num_layers * 2 * words * self.config.dim * (2 if self.narrow else 4)
 
     @property
     def held(self) -> Held:

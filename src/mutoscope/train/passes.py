@@ -168,7 +168,7 @@ class _Clip:
         counts: dict[Going, float] = defaultdict(float)
         for index, chunk in enumerate(_sources(self.memory, lengths)):
             length, reads = chunk.chunk.length, reads_of(chunk)
-            passed = self.going(length, Reach(length * reads))
+            passed = replace(self.going(length, Reach(length * reads)), told="read")
             if index >= context:
                 counts[passed] += steps[index == context]
             if index < len(lengths) - 1:
