@@ -21,6 +21,7 @@ SMALL = [
 ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_all_of_it_runs_with_torch_numpy_and_safetensors_alone(tmp_path):
     """Packages that a GPU machine may lack cannot be imported; ways that want them say so, and the others are measured."""
     ways = ["--ways", "plain", "weights int8", "graph", "plain again"]

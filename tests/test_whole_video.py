@@ -69,6 +69,15 @@ def test_a_prompt_makes_a_clip_and_guidance_another(with_words, written):
 
 
 @pytest.mark.parametrize(
+    ("asked", "said"),
+    [([], "makes a clip as long as it is told"), (["--actions", "stand*3", "--steps", "0"], "--steps must be at least 1, got 0")],
+)
+def test_a_clip_of_no_length_or_no_steps_is_refused(asked, said, with_keys, written, capsys):
+    assert cli.main(["generate", str(with_keys), *asked]) == cli.MISTAKE
+    assert said in capsys.readouterr().err and not written
+
+
+@pytest.mark.parametrize(
     ("asked", "named"),
     [
         (["--memory", "window=4"], "--memory"),

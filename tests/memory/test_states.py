@@ -177,6 +177,7 @@ def test_eta_of_zero_changes_nothing_and_rows_keep_their_norms(form):
     assert not any(torch.allclose(before, after) for before, after in zip(weights, moved, strict=True))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("eps", [0.0, 1e-5])
 def test_a_hundred_thousand_writes_leave_the_norms_alone(eps):
     """In float32. The twin with an eps beside the norm in the divisor shrinks by a factor of e (a known trap)."""
@@ -194,6 +195,7 @@ def test_a_hundred_thousand_writes_leave_the_norms_alone(eps):
     assert torch.allclose(weight.norm(dim=-1, keepdim=True), norm, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_twenty_thousand_writes_fade_nothing_that_is_written_again():
     """Linear and gated delta states in float32 against float64, after 20,000 frames that tell the same over and over."""
     generator = stream(0, "long")

@@ -1,5 +1,6 @@
 """Adapters of others: in every layout the merged weights are those of the adapted model, and what does not fit is named."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,13 @@ from mutoscope.models.checkpoint import freeze, save_checkpoint
 from mutoscope.models.lora import adapted, merged_tensors
 from mutoscope.models.lora_config import LoraConfig
 from mutoscope.models.lora_files import export_adapter
-from mutoscope.models.lora_in import merged, read_adapter
+from mutoscope.models.lora_in import FILES, HEAD, merged, read_adapter
 from mutoscope.models.transformer import VideoTransformer
 from mutoscope.models.wan_keys import from_diffusers
 from wan_fakes import CONFIG
 
 RANK, ALPHA = 2, 5.0
+LAYOUTS = ("diffusers", "diffusers with alpha", "peft", "peft with alpha", "peft's file alone", "original", "flat", "torch file")
 Tensors = dict[str, torch.Tensor]
 
 
@@ -50,7 +52,13 @@ def written(layout: str, folder: Path, target: Path) -> Path:
         return folder
     if layout == "peft":
         return folder / "peft"
-    if layout == "peft with alpha":
+    if layout == "diffusers with alpha":
+        halved = {name: value / 2 if ".lora_B." in name else value for name, value in load_file(folder / FILES[0]).items()}
+        save_file(
+            halved, target.with_suffix(".safetensors"), {HEAD: json.dumps({"transformer.r": RANK, "transformer.lora_alpha": 2 * RANK})}
+        )
+        return target.with_suffix(".safetensors")
+    if layout in ("peft with alpha", "peft's file alone"):
         target.mkdir()
         halved = {
             name: value / 2 if ".lora_B." in name else value
@@ -60,7 +68,7 @@ def written(layout: str, folder: Path, target: Path) -> Path:
         write_json(
             target / "adapter_config.json", {**read_json(folder / "peft" / "adapter_config.json", CheckpointError), "lora_alpha": 2 * RANK}
         )
-        return target
+        return target / FILES[1] if layout == "peft's file alone" else target
     tensors = {}
     for name, value in factors(folder).items():
         layer, end = name.rsplit(".", 1)
@@ -72,7 +80,7 @@ def written(layout: str, folder: Path, target: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("layout", ["diffusers", "peft", "peft with alpha", "original", "flat", "torch file"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_adapted_weights(layout, made, tmp_path):
     own, expected, folder = made
     path = written(layout, folder, tmp_path / "adapter")
@@ -98,6 +106,21 @@ def broken(folder: Path, target: Path, **changes: torch.Tensor | None) -> Path:
     tensors = load_file(folder / "pytorch_lora_weights.safetensors") | {name: value for name, value in changes.items() if value is not None}
     save_file({name: value for name, value in tensors.items() if name not in changes or changes[name] is not None}, target)
     return target
+
+
+def test_alphas_of_their_own_are_refused(made, tmp_path):
+    _, _, folder = made
+    path = written("peft with alpha", folder, tmp_path / "adapter")
+    config = read_json(path / "adapter_config.json", CheckpointError)
+    write_json(path / "adapter_config.json", {**config, "alpha_pattern": {"blocks.0.attn1.to_q": 3}})
+    with pytest.raises(CheckpointError, match="an alpha of their own"):
+        read_adapter(path, 1.0)
+    (path / "adapter_config.json").unlink()
+    with pytest.raises(CheckpointError, match="adapter_config.json"):
+        read_adapter(path / FILES[1], 1.0)
+    save_file(factors(folder), tmp_path / "head.safetensors", {HEAD: "[]"})
+    with pytest.raises(CheckpointError, match="is no table"):
+        read_adapter(tmp_path / "head.safetensors", 1.0)
 
 
 FIRST = "transformer.blocks.0.attn1.to_q.lora_A.weight"

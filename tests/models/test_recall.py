@@ -151,6 +151,7 @@ def errors_of_the_newest(kind: StateConfig, kept_in: torch.dtype) -> float:
     return float((found - wanted).norm() / wanted.norm())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", STATES)
 def test_thousands_of_writes_leave_the_newest_association_right(kind):
     """States in float32; the twin in bfloat16 loses what is small beside what it holds."""

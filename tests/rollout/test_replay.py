@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fakes import ALL_POLICIES, LAST_PASS, STATEFUL, model_for, tiny_conditions, tiny_latents, tiny_model
+from grids import pairs, taking_turns
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.streams import normal, stream
 from mutoscope.memory.ledger import ChunkSources, chunk_lengths, layout
@@ -195,9 +196,7 @@ def plan_of(policy: str, chunk: int, exit_step: str) -> RolloutPlan:
     return RolloutPlan(ALL_POLICIES[policy], CONTEXT, chunk, *EXITS[exit_step])
 
 
-@pytest.mark.parametrize("policy", ALL_POLICIES)
-@pytest.mark.parametrize("chunk", [1, 3])
-@pytest.mark.parametrize("exit_step", EXITS)
+@pytest.mark.parametrize(("policy", "chunk", "exit_step"), taking_turns(pairs(ALL_POLICIES, [1, 3]), EXITS))
 def test_the_replay_is_the_rollout(policy, chunk, exit_step):
     model, plan, real = model_for(ALL_POLICIES[policy]), plan_of(policy, chunk, exit_step), tiny_latents(FRAMES, seed=3)
     rollout = rolled_out(model, plan, real)
@@ -209,8 +208,7 @@ def test_the_replay_is_the_rollout(policy, chunk, exit_step):
     assert relative(gradients(model, samples), gradients(model, expected)) < 1e-9
 
 
-@pytest.mark.parametrize("policy", ALL_POLICIES)
-@pytest.mark.parametrize("chunk", [1, 3])
+@pytest.mark.parametrize(("policy", "chunk"), taking_turns(ALL_POLICIES, [1, 3]))
 def test_the_replay_broken_twin_whose_context_is_not_detached(policy, chunk):
     model, plan, real = model_for(ALL_POLICIES[policy]), plan_of(policy, chunk, "middle"), tiny_latents(FRAMES, seed=3)
     samples, attached = replayed(model, plan, rolled_out(model, plan, real)), reference(model, plan, real, detached=False)
@@ -273,9 +271,7 @@ def samples_since(model: VideoTransformer, plan: RolloutPlan, rollout: Rollout, 
     return x0_from_velocity(rollout.noisy[:, start:], velocity, rollout.sigma[:, start:])
 
 
-@pytest.mark.parametrize("policy", ALL_POLICIES)
-@pytest.mark.parametrize("chunk", [1, 3])
-@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize(("policy", "chunk", "start"), taking_turns(pairs(ALL_POLICIES, [1, 3]), STARTS))
 def test_a_windows_replay_is_the_end_of_the_rollout(policy, chunk, start):
     model, plan, real = model_for(ALL_POLICIES[policy]), plan_of(policy, chunk, "middle"), tiny_latents(FRAMES, seed=3)
     rollout = rolled_out(model, plan, real)

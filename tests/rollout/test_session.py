@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fakes import ACTIONS, ALL_POLICIES, LAST_PASS, POLICIES, WORLD, model_for, tiny_checkpoint, tiny_manifest
+from grids import pairs, taking_turns
 from mutoscope.core.errors import CapacityError, CheckpointError, ConfigError
 from mutoscope.core.streams import numpy_stream
 from mutoscope.memory.policy import Full, PolicyConfig, SinkWindow, Window
@@ -109,9 +110,9 @@ def remembering(policy: PolicyConfig, chunk: int = 1) -> Checkpoint:
     return replace(tiny_checkpoint("matching", chunk), model=freeze(model_for(policy).float()))
 
 
-@pytest.mark.parametrize("committed", [False, True])
-@pytest.mark.parametrize("chunk", [1, 3])
-@pytest.mark.parametrize("policy", [Full(60), *list(ALL_POLICIES.values())[1:]], ids=str)
+@pytest.mark.parametrize(
+    ("policy", "chunk", "committed"), taking_turns(pairs([Full(60), *list(ALL_POLICIES.values())[1:]], [1, 3]), [False, True]), ids=str
+)
 def test_parking_and_resuming_is_bit_exact(policy, chunk, committed):
     checkpoint, actions, config = remembering(policy, chunk), keys(12), SessionConfig(2, 4, policy)
     session = started(checkpoint, config)

@@ -326,6 +326,7 @@ class OneLate(Tiny):
         return replace(strip, slots=tuple(replace(content, slot=slot) for content, slot in zip(strip.slots, sorted(slots), strict=True)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "moves"), [(Stuck, False), (Forgetful, True), (OneLate, False)])
 def test_a_strip_that_does_not_follow_the_ledger_is_noticed(browser: BrowserContext, kind: type[Tiny], moves: bool) -> None:
     made: list[Tiny] = []

@@ -8,6 +8,7 @@ from torch import Tensor
 from training_fakes import CHUNKS, CPU, RUN, UPDATE, FakeSource, make_stage, stage_config
 
 from fakes import ALL_POLICIES, ODD, model_for, tiny_model
+from grids import taking_turns
 from mutoscope.models.conditions import Conditions, action_conditions
 from mutoscope.models.denoise import bidirectional, clip_layout, replay
 from mutoscope.noise.schedule import add_noise, shift, velocity_target, x0_from_velocity
@@ -83,8 +84,7 @@ def gradient(stage: MatchingRun, turn: str, loss: Tensor) -> Tensor:
     return torch.cat([part.flatten() for part in parts])
 
 
-@pytest.mark.parametrize(("turn", "policy", "stop"), CASES)
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize(("turn", "policy", "stop", "run"), taking_turns(CASES, RUNS))
 def test_the_loss_is_that_of_the_window_of_the_longest_rollout(turn, policy, stop, run):
     stage, batch = stage_under(policy, RUNS[run]), clips(turn)
     expected, (loss, _) = written_out(stage, turn, batch, stop), with_window_at(stage, stop).loss(turn, batch)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from training_fakes import ALONE
 
 from fakes import tiny_checkpoint, tiny_codec, tiny_manifest, tiny_model
 from mutoscope.memory.policy import EmaSink, Window
@@ -35,7 +36,7 @@ def test_the_average_itself_is_shown_and_no_copy_of_it(monkeypatch):
     monkeypatch.setattr(pictures, "generate", lambda made, *given, **named: shown.append(made.model) or named["frames"])
     arrays = {"frames": np.zeros((1, 6, 12, 20, 3), np.uint8), "actions": np.zeros((1, 6, 3), np.float32)}
     batch = SimpleNamespace(arrays=arrays, known=np.ones((1, 6), bool), episodes=(0,))
-    chain = SimpleNamespace(folder=Path("nowhere"), run=recipe("doom"))
+    chain = SimpleNamespace(folder=Path("nowhere"), run=recipe("doom"), workers=ALONE)
     pictures.continue_clips(chain, checkpoint.model, checkpoint.codec, tiny_manifest(), batch)
     assert shown == [checkpoint.model]
     with pytest.raises(AssertionError):

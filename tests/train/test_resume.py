@@ -22,6 +22,7 @@ from training_fakes import (
     train,
 )
 
+from grids import taking_turns
 from mutoscope.core import files
 from mutoscope.core.errors import CheckpointError, ConfigError, MutoscopeError
 from mutoscope.train import state
@@ -107,8 +108,7 @@ def forget(part: str, monkeypatch) -> None:
     monkeypatch.setattr(Learner, "restore", forgetful)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("part", ["model/", "average/", "optimiser/", "updates"])
+@pytest.mark.parametrize(("kind", "part"), taking_turns(KINDS, ["model/", "average/", "optimiser/", "updates"]))
 def test_broken_twins_that_forget_a_part_are_found(kind, part, tmp_path, monkeypatch):
     straight = everything(train(kind, tmp_path / "straight"))
     forget(part, monkeypatch)

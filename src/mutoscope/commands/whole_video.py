@@ -32,6 +32,13 @@ def check_whole(options: Options, loading: Loading) -> None:
         "more than one --prompt": len(options.prompt) > 1,
         "--commits, --attention, --runner, --cache": loading.speed != PLAIN_SPEED,
     }
+    if not options.prompt and not options.actions:
+        raise ConfigError(
+            f"{options.checkpoint} makes a clip as long as it is told: give --prompt 'words*frames' or --actions 'forward*20', "
+            "as its world takes them"
+        )
+    if options.steps is not None and options.steps < 1:
+        raise ConfigError(f"--steps must be at least 1, got {options.steps}")
     if refused := [name for name, given in asked.items() if given]:
         raise ConfigError(
             f"{options.checkpoint} is a bidirectional teacher, which makes a whole clip at once and has no memory; leave out "

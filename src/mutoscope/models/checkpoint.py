@@ -103,7 +103,10 @@ class Starts:
 
 @dataclass
 class Checkpoint:
-    """A loaded checkpoint. `model` holds the averaged weights, in evaluation mode and without gradient; an adapter is merged into them."""
+    """A loaded checkpoint. `model` holds the averaged weights, in evaluation mode and without gradient; an adapter is merged into them.
+
+    `device`: where its passes run, if that is not where its weights lie: parts of them may wait on the host (train.sharding).
+    """
 
     path: Path
     manifest: CheckpointManifest
@@ -111,6 +114,7 @@ class Checkpoint:
     codec: LoadedCodec | TiledCodec | SplitCodec
     starts: Starts | None
     adapter: Adapter | None = None
+    device: torch.device | None = None
 
     @cached_property
     def hash(self) -> str:

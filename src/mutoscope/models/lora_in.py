@@ -8,12 +8,14 @@
 Everything in the file belongs to a layer of the model, or is named in the error.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from mutoscope.core.errors import CheckpointError, ConfigError
@@ -24,6 +26,7 @@ from mutoscope.models.wan_keys import from_diffusers, listed
 FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 PREFIXES = ("base_model.model.", "transformer.", "diffusion_model.", "model.")
 FLAT = "lora_unet_"
+HEAD = "lora_adapter_metadata"  # diffusers, in the head of a safetensors file
 # How a factor's name ends -> which one it is: down [rank, in], up [out, rank], alpha a number.
 ENDS = {
     ".lora_A.weight": "down",
@@ -38,7 +41,7 @@ ENDS = {
 
 @dataclass(frozen=True)
 class ForeignAdapter:
-    """An adapter as its file has it, and how strongly it is merged; `config` is peft's, None where there is none."""
+    """An adapter as its file has it, and how strongly it is merged; `config` is peft's, in a file beside it or in its head, or None."""
 
     source: Path
     tensors: Mapping[str, Tensor]
@@ -55,21 +58,37 @@ def read_adapter(source: Path, strength: float) -> ForeignAdapter:
     """A file, or a folder of diffusers or peft."""
     if not -10 <= strength <= 10:
         raise ConfigError(f"an adapter's strength must lie between -10 and 10, got {strength}; 1 is as it was trained")
-    source, config = Path(source), None
+    source = Path(source)
     if source.is_dir():
         file = next((source / name for name in FILES if (source / name).is_file()), None)
         if file is None:
             raise CheckpointError(f"{source} holds none of {', '.join(FILES)}; give an adapter's file, or the folder of diffusers or peft")
-        if file.name == FILES[1]:
-            config = read_json(source / "adapter_config.json", CheckpointError)
-            if not isinstance(config, dict):
-                raise CheckpointError(f"{source / 'adapter_config.json'} is no table")
         source = file
     if source.suffix in TORCH_SUFFIXES:
-        tensors = choose_part(read_torch(source), "", source)[1]
+        return ForeignAdapter(source, choose_part(read_torch(source), "", source)[1], strength)
+    return ForeignAdapter(source, read_safetensors(source), strength, adapter_config(source))
+
+
+def adapter_config(file: Path) -> Mapping[str, Any] | None:
+    """What says how strong an adapter is: peft's config beside its file, or what diffusers writes into the file's head."""
+    if file.name == FILES[1]:
+        config = read_json(file.with_name("adapter_config.json"), CheckpointError)
     else:
-        tensors = read_safetensors(source)
-    return ForeignAdapter(source, tensors, strength, config)
+        with safe_open(file, "pt") as opened:
+            head = (opened.metadata() or {}).get(HEAD)
+        if head is None:
+            return None
+        try:
+            config = {name.removeprefix("transformer."): value for name, value in json.loads(head).items()}
+        except (ValueError, AttributeError) as error:
+            raise CheckpointError(f"{file} has a head ({HEAD}) that is no table; export the adapter again") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{file.with_name('adapter_config.json')} is no table")
+    if config.get("alpha_pattern"):
+        raise CheckpointError(
+            f"{file} gives layers an alpha of their own (alpha_pattern), which is not supported; merge it with peft first"
+        )
+    return config
 
 
 def merged(weights: Mapping[str, Tensor], adapter: ForeignAdapter) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from mutoscope.models.camera import still_cameras, with_cameras
 from mutoscope.models.checkpoint import Checkpoint, CheckpointManifest
 from mutoscope.models.codec import Codec, CodecState, move_state, state_bytes, to_frames, to_model_pixels
 from mutoscope.models.conditions import Conditions, Text, action_conditions, clip_conditions, text_size
+from mutoscope.models.tiled_codec import TiledCodec
 from mutoscope.noise.schedule import few_step_levels, uniform_grid
 from mutoscope.rollout.executor import Planner, drive
 from mutoscope.rollout.planner import ChunkJob, Trace, commit_chunk, euler_chunk, few_step_chunk, recommit_chunk, row_groups, row_jobs
@@ -89,7 +90,7 @@ class Session:
         manifest, model = checkpoint.manifest, checkpoint.model
         self.codec: Codec = checkpoint.codec
         self.chunk_frames = manifest.chunk_frames
-        self.device = next(model.parameters()).device
+        self.device = checkpoint.device or next(model.parameters()).device
         self.executor = config.speed.run(model)
         like = torch.zeros(0, device=self.device, dtype=model.patch_embedding.weight.dtype)
         self.store = model.new_store(config.policy, self.chunk_frames, rows, like, config.speed.extras(self.chunk_frames))
@@ -255,10 +256,15 @@ class Session:
         """Continue a parked session of the same checkpoint and config."""
         self.store.restore(state.memory)
         self.pending = None if state.pending is None else state.pending.clone()
-        self.pending_conditions, self.codec_state = state.pending_conditions, move_state(state.codec_state, self.device)
+        self.pending_conditions, self.codec_state = state.pending_conditions, self._brought_back(state.codec_state)
         self.num_frames, self.generated_chunks, self.seeds = state.num_frames, state.generated_chunks, state.seeds
         self.travel, self.camera = state.travel, state.camera
         self.prompt, self.recent.chunks = state.prompt, state.recent
+
+    def _brought_back(self, state: CodecState) -> CodecState:
+        """A parked decoder's state to where the stream goes on; tiles that keep theirs on the host fetch it one by one."""
+        stays = isinstance(self.codec, TiledCodec) and self.codec.keep == "host"
+        return state if stays else move_state(state, self.device)
 
     def _begin(self, seeds: tuple[int, ...]) -> None:
         if len(seeds) != self.rows:

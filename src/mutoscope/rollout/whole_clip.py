@@ -34,7 +34,7 @@ def whole_clips(
     `[B, T, H, W, 3]`.
     """
     model, codec, like = checkpoint.model, checkpoint.codec, checkpoint.model.patch_embedding.weight
-    told = clip_conditions(actions.to(like), known.to(like.device), codec.temporal_stride)
+    told = clip_conditions(actions.to(like.device), known.to(like.device), codec.temporal_stride)
     conditions, device = with_cameras(told, model.config.camera), like.device
     if text is not None:
         conditions = conditions.told(*(model.read_text(item.to(like).expand(len(noise), -1, -1)) for item in text))

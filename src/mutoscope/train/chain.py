@@ -216,7 +216,7 @@ def average_students(chain: Chain, stage: AverageStage) -> None:
     inputs = {name: load_parent(chain, name) for name in stage.of}
     manifest = stage_manifest(chain, stage, codec_manifest.codec, inputs)
     manifest = replace(manifest, updates=sum(student.manifest.updates for student in inputs.values()))
-    mean = mean_model([student.model for student in inputs.values()])
+    mean = mean_model([student.model for student in inputs.values()]).to(chain.workers.device)
     draw_average(chain, stage, mean, codec, manifest)
     save_checkpoint(chain.checkpoint_path(stage.name), manifest, model=None, average=mean, codec=codec, starts=draw_starts(chain))
     chain.prompts.keep(chain.checkpoint_path(stage.name))

@@ -167,7 +167,10 @@ def continue_clips(chain: "Chain", model: nn.Module, codec: LoadedCodec, manifes
     """Real context, then the stage's model in the regime that its manifest names; Wan's decoder works in tiles."""
     context = pixel_frames(sample_context(chain.run), codec.temporal_stride)
     assert isinstance(model, VideoTransformer) and not any(parameter.requires_grad for parameter in model.parameters())
-    checkpoint, config = Checkpoint(chain.folder, manifest, model, in_tiles(codec), None), default_config(manifest)
+    checkpoint, config = (
+        Checkpoint(chain.folder, manifest, model, in_tiles(codec), None, device=chain.workers.device),
+        default_config(manifest),
+    )
     cache = sample_cache(chain.run, model.config.cache(config.policy, manifest.chunk_frames))
     config = replace(config, speed=Speed(cache=cache))
     config = replace(config, steps=min(config.steps, SAMPLE_STEPS), first_chunk_steps=min(config.first_chunk_steps, SAMPLE_STEPS))
