@@ -20,3 +20,8 @@ def taking_turns(first: Iterable[Any], second: Iterable[Any]) -> list[Any]:
 def pairs(first: Iterable[Any], second: Iterable[Any]) -> list[tuple[Any, Any]]:
     """Every pair."""
     return list(product(first, second))
+
+
+def every_third(values: Iterable[Any]) -> list[Any]:
+    """All values; in `make test` every third of them, the first among them."""
+    return [pytest.param(value, marks=pytest.mark.long if index % 3 else ()) for index, value in enumerate(values)]

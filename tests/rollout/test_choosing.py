@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fakes import CHOOSING, model_for, tiny_conditions, tiny_latents
+from grids import taking_turns
 from listed import SCORES, Player, Score, list_player
 from mutoscope.core.errors import ConfigError
 from mutoscope.core.streams import normal, stream
@@ -236,8 +237,7 @@ def gradients(model: VideoTransformer, samples: Tensor, start: int) -> Tensor:
     return torch.cat([part.flatten() for part in parts])
 
 
-@pytest.mark.parametrize("chunk", [1, 3])
-@pytest.mark.parametrize("policy", CHOOSING)
+@pytest.mark.parametrize(("policy", "chunk"), taking_turns(CHOOSING, [1, 3]))
 def test_the_replay_of_what_was_chosen_is_the_rollout(policy, chunk):
     model, plan = model_for(CHOOSING[policy]), plan_of(policy, chunk)
     rollout, expected = rolled_out(model, plan), listed_rollout(model, plan)
