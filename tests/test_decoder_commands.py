@@ -32,8 +32,7 @@ from mutoscope.rollout.footprint import OPTIONS, Decoder, Held, Playing
 from mutoscope.rollout.recent import RecentChunks
 from mutoscope.rollout.session import Session, default_config
 from mutoscope.rollout.speed import Speed
-from prompt_fakes import fake_cache
-from wan_runs import CAPTIONS, STRIDE, write_published
+from wan_runs import CAPTIONS, STRIDE, import_student
 
 SMALL_TILES, ONE_TILE = "tiles=3x4,1", "tiles=4x6,1"  # of 4 x 6 cells
 
@@ -51,10 +50,7 @@ def write_tiny(path: Path, channels: int) -> Path:
 def root(tmp_path_factory) -> Path:
     """An imported student of two steps with its codec and prompts, and tiny decoders beside it."""
     root = tmp_path_factory.mktemp("decoders")
-    write_published(root)
-    asked = ["import", str(root / "run.json"), str(root / "wan"), "--stage", "matching-2", "--codec", str(root / "wan")]
-    assert cli.main([*asked, "--output", str(root / "student")]) == 0
-    fake_cache(root / "student" / "prompts")
+    import_student(root)
     write_tiny(root / "tiny.safetensors", 4)
     write_tiny(root / "tiny.pth", 4)
     write_tiny(root / "taew2_1.pth", 16)

@@ -26,7 +26,7 @@ from mutoscope.rollout.session import Session, default_config
 from mutoscope.serve import app
 from mutoscope.serve.catalogue import Catalogue
 from mutoscope.serve.sources import FROM_NOTHING
-from wan_runs import CAPTIONS, STRIDE, moving_pictures, write_published
+from wan_runs import CAPTIONS, STRIDE, import_student, moving_pictures
 
 SIZE = (32, 48)
 
@@ -35,10 +35,7 @@ SIZE = (32, 48)
 def root(tmp_path_factory) -> Path:
     """An imported student of two steps with its codec and prompts (`wan`), and two pictures of other shapes."""
     root = tmp_path_factory.mktemp("pictures")
-    write_published(root)
-    arguments = ["import", str(root / "run.json"), str(root / "wan"), "--stage", "matching-2", "--codec", str(root / "wan")]
-    assert cli.main([*arguments, "--output", str(root / "student")]) == 0
-    (root / "prompts").rename(root / "student" / "prompts")
+    import_student(root)
     for name, seed in (("street.png", 1), ("harbour.png", 2)):
         Image.fromarray(moving_pictures(1, seed, 64, 72)[0]).save(root / name)
     return root

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mutoscope import cli
 from mutoscope.core.config import to_plain
 from mutoscope.core.files import write_json
 from mutoscope.core.streams import numpy_stream
@@ -59,3 +60,11 @@ def write_published(folder: Path, run: RunConfig = TINY) -> None:
     write_codec(folder / "wan" / "vae", {name: 0.3 * tensor for name, tensor in codec_tensors().items()})
     fake_cache(folder / "prompts")
     write_json(folder / "run.json", to_plain(run))
+
+
+def import_student(folder: Path) -> None:
+    """The same, and imported as a student of two steps with its codec and prompts (`student`)."""
+    write_published(folder)
+    asked = ["import", str(folder / "run.json"), str(folder / "wan"), "--stage", "matching-2", "--codec", str(folder / "wan")]
+    assert cli.main([*asked, "--output", str(folder / "student")]) == 0
+    (folder / "prompts").rename(folder / "student" / "prompts")

@@ -24,6 +24,7 @@ from mutoscope.core.progress import Progress
 if TYPE_CHECKING:
     import numpy as np
 
+    from mutoscope.commands.loading import Loading
     from mutoscope.commands.spoken import Told
     from mutoscope.models.checkpoint import Checkpoint
     from mutoscope.rollout.session import SessionConfig
@@ -90,12 +91,10 @@ class Options:
 
 def run(options: Options) -> int:
     """Generate and write the video."""
-    from mutoscope.commands.checkpoints import find_checkpoint, session_config
+    from mutoscope.commands.checkpoints import find_checkpoint
     from mutoscope.commands.loading import loading_of
     from mutoscope.commands.pictures import read_pictures
-    from mutoscope.commands.script import parse_script
-    from mutoscope.commands.whole_video import check_whole, whole_frames
-    from mutoscope.core.shapes import pixel_frames
+    from mutoscope.commands.whole_video import check_whole
     from mutoscope.media.video import write_video
     from mutoscope.models.checkpoint import read_manifest
 
@@ -109,27 +108,39 @@ def run(options: Options) -> int:
     lines = told_lines(options, path)
     checkpoint = pictures.before(loading.load(path))
     world = checkpoint.manifest.world
-    if checkpoint.manifest.stage == "bidirectional":
-        frames = whole_frames(options, checkpoint, lines)
-        write_video(options.output, enlarge(frames, options.scale or clear_scale(world.height)), world.content_rate)
-        print(f"{options.output}: {len(frames)} frames at {world.content_rate:g} frames/s, one clip")
-        return 0
-    config = session_config(checkpoint.manifest, steps=options.steps, policy=options.memory, seed=options.seed, guidance=options.guidance)
-    config = loading.config(config)
-    if checkpoint.manifest.text != "none":
-        return tell(options, checkpoint, config, lines)
-    script = parse_script(options.actions, world.actions)
-    start = chosen_beginning(options, checkpoint)
-    if start is None:
-        wanted = pixel_frames(checkpoint.manifest.chunk_frames, checkpoint.codec.temporal_stride) + len(script)
-        frames = streamed_frames(checkpoint, config, options, [(None, wanted)], script)[:wanted]
-        note = "begun from nothing"
-    else:
-        frames = continue_start(checkpoint, config, start, script)
-        note = f"the first {len(frames) - len(script)} are real"
+    frames, note = video(options, loading, checkpoint, lines)
     write_video(options.output, enlarge(frames, options.scale or clear_scale(world.height)), world.content_rate)
     print(f"{options.output}: {len(frames)} frames at {world.content_rate:g} frames/s, {note}")
     return 0
+
+
+def video(options: Options, loading: Loading, checkpoint: Checkpoint, lines: list[tuple[Told, int]]) -> tuple[np.ndarray, str]:
+    """Frames uint8 `[T, H, W, 3]` and what is said of them: one clip, the prompts one after the other, or what the keys steered."""
+    from mutoscope.commands.checkpoints import session_config
+    from mutoscope.commands.whole_video import whole_frames
+
+    manifest = checkpoint.manifest
+    if manifest.stage == "bidirectional":
+        return whole_frames(options, checkpoint, lines), "one clip"
+    config = session_config(manifest, steps=options.steps, policy=options.memory, seed=options.seed, guidance=options.guidance)
+    config = loading.config(config)
+    if manifest.text != "none":
+        return told(options, checkpoint, config, lines), f"{len(lines)} prompts"
+    return steered(options, checkpoint, config)
+
+
+def steered(options: Options, checkpoint: Checkpoint, config: SessionConfig) -> tuple[np.ndarray, str]:
+    """The video of a world with keys, from nothing or from a start clip, and which of both."""
+    from mutoscope.commands.script import parse_script
+    from mutoscope.core.shapes import pixel_frames
+
+    script = parse_script(options.actions, checkpoint.manifest.world.actions)
+    start = chosen_beginning(options, checkpoint)
+    if start is None:
+        wanted = pixel_frames(checkpoint.manifest.chunk_frames, checkpoint.codec.temporal_stride) + len(script)
+        return streamed_frames(checkpoint, config, options, [(None, wanted)], script)[:wanted], "begun from nothing"
+    frames = continue_start(checkpoint, config, start, script)
+    return frames, f"the first {len(frames) - len(script)} are real"
 
 
 def chosen_beginning(options: Options, checkpoint: Checkpoint) -> int | None:
@@ -181,20 +192,15 @@ def told_lines(options: Options, path: Path) -> list[tuple[Told, int]]:
     return list(zip(embed_beforehand(path, manifest, spoken, texts), counts, strict=True))
 
 
-def tell(options: Options, checkpoint: Checkpoint, config: SessionConfig, lines: list[tuple[Told, int]]) -> int:
+def told(options: Options, checkpoint: Checkpoint, config: SessionConfig, lines: list[tuple[Told, int]]) -> np.ndarray:
     """The video of a world that is told in words what to show, and of one that is steered besides."""
     import numpy as np
 
     from mutoscope.commands.script import parse_script
-    from mutoscope.media.video import write_video
 
     actions = checkpoint.manifest.world.actions
     script = parse_script(options.actions, actions) if options.actions else np.zeros((0, actions.dim), np.float32)
-    frames = streamed_frames(checkpoint, config, options, lines, script)
-    world = checkpoint.manifest.world
-    write_video(options.output, enlarge(frames, options.scale or clear_scale(world.height)), world.content_rate)
-    print(f"{options.output}: {len(frames)} frames at {world.content_rate:g} frames/s, {len(lines)} prompts")
-    return 0
+    return streamed_frames(checkpoint, config, options, lines, script)
 
 
 def timed_prompt(text: str) -> tuple[str, int]:
