@@ -2,7 +2,7 @@
 
     python benchmarks/wan_arithmetic.py --output results/wan_arithmetic.json
 
-Nothing is allocated and nothing is timed: operations are counted by formula (commands/arithmetic.py, held against torch's own counter in
+Nothing is allocated and nothing is timed: operations are counted by formula (models/arithmetic.py, held against torch's own counter in
 the tests) and, for codecs, by torch's counter on the meta device; bytes of decoding by models/live_bytes.py.
 """
 
